@@ -1,0 +1,1 @@
+"""The Tidemark sync service."""

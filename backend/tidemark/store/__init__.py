@@ -1,0 +1,1 @@
+"""The store port and its databases: the only place that knows SQL."""

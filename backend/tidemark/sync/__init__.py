@@ -1,0 +1,1 @@
+"""Use cases of the service: no HTTP, no SQL text."""

@@ -1,0 +1,1 @@
+"""Wakes: hints between processes that a scope has moved."""

@@ -1,0 +1,1 @@
+"""`tide`, the command-line peer: works offline, syncs when it can."""
