@@ -1,0 +1,92 @@
+"""Fixtures for every test: fresh databases on throw-away servers (see `tests/servers.py`)."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+
+from tests.servers import PostgresServer
+
+_RUN = pytest.StashKey[Path]()
+_NOT_RUN = "cannot run here: "
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give the processes of this run a folder to meet in; the controller makes it, its workers are told."""
+    worker: dict[str, Any] | None = getattr(config, "workerinput", None)
+    config.stash[_RUN] = Path(worker["meeting"] if worker else tempfile.mkdtemp(prefix="tidemark-run-"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker of pytest-xdist where to meet."""
+    node.workerinput["meeting"] = str(node.config.stash[_RUN])
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End what the run has started, once all workers are done."""
+    if hasattr(config, "workerinput"):
+        return
+    state = config.stash[_RUN] / "postgres.json"
+    if state.exists():
+        _attach(state).stop()
+    shutil.rmtree(config.stash[_RUN])
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say in one line each what this machine could not run."""
+    reasons = Counter(
+        report.longrepr[2].partition(_NOT_RUN)[2]
+        for report in terminalreporter.stats.get("skipped", [])
+        if isinstance(report.longrepr, tuple) and _NOT_RUN in report.longrepr[2]
+    )
+    for reason, count in reasons.items():
+        terminalreporter.write_line(f"NOT RUN: {count} tests: {reason}", yellow=True)
+
+
+@pytest.fixture(scope="session")
+def postgres_server(pytestconfig: pytest.Config) -> PostgresServer:
+    """The PostgreSQL cluster of this run, shared by all its workers; started when the first test asks for it."""
+    missing = PostgresServer.missing()
+    if missing and os.environ.get("CI") == "true":
+        pytest.fail(missing, pytrace=False)
+    if missing:
+        pytest.skip(_NOT_RUN + missing)
+    folder = pytestconfig.stash[_RUN]
+    state = folder / "postgres.json"
+    with FileLock(folder / "postgres.lock"):
+        if not state.exists():
+            server = PostgresServer().start()
+            state.write_text(json.dumps({"port": server.port, "folder": str(server.folder)}))
+    return _attach(state)
+
+
+@pytest.fixture
+def postgresql_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """The URL of a fresh, empty PostgreSQL database."""
+    url = postgres_server.create_database()
+    yield url
+    postgres_server.drop_database(url)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a fresh, empty database: the test runs once on SQLite and once on PostgreSQL."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'tidemark.db'}"
+    url: str = request.getfixturevalue("postgresql_url")
+    return url
+
+
+def _attach(state: Path) -> PostgresServer:
+    found = json.loads(state.read_text())
+    return PostgresServer.attach(found["port"], Path(found["folder"]))
