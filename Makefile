@@ -1,0 +1,74 @@
+# Everything a clone needs. `make` lists the targets; a second call of any of them is quick.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+HOST ?= 127.0.0.1
+PORT ?= 8000
+SCHEMA ?= examples/calendar/schema.yaml
+DATABASE ?= sqlite:///$(CURDIR)/var/tidemark.db
+WORKERS ?= 2
+TESTS ?= tests
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && break; done)
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input install --quiet
+COMPILE := UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --universal --generate-hashes \
+	--python-version 3.11 pyproject.toml
+
+.PHONY: help setup serve test lint demo bench lock clean packages
+
+help:  ## List the targets.
+	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(VENV)/.dev packages  ## Install everything, tests and their database included.
+
+serve: $(VENV)/.run  ## Run the service with SQLite and the calendar example (HOST, PORT, SCHEMA, DATABASE).
+	@mkdir -p var
+	@exec $(BIN)/tidemark serve --schema "$(SCHEMA)" --database "$(DATABASE)" --host "$(HOST)" --port "$(PORT)" --migrate
+
+test: setup lint  ## Run every check and every test (TESTS=tests/protocol for some of them).
+	$(BIN)/python -m pytest -n $(WORKERS) $(TESTS)
+
+lint: $(VENV)/.dev  ## Style, types and the order of imports.
+	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/mypy --no-error-summary
+	$(BIN)/lint-imports --no-logo
+
+demo: $(VENV)/.dev  ## Watch two devices edit the same rows offline and come to the same state.
+	@$(BIN)/python -m examples.demo
+
+bench: setup  ## Measure the service beside the limit of the same database.
+	@$(BIN)/python -m bench
+
+lock: $(VENV)/.dev  ## Lock the versions again (UPGRADE=--upgrade takes the newest).
+	$(COMPILE) $(UPGRADE) --group build -o requirements/run.txt
+	$(COMPILE) $(UPGRADE) --group dev -c requirements/run.txt -o requirements/dev.txt
+
+clean:  ## Remove what was installed or built; var/, the data, stays.
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
+
+# PostgreSQL is there for the tests. Without it they run on SQLite and say so.
+packages:
+	@compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || command -v initdb >/dev/null \
+		|| tools/packages postgresql || echo 'PostgreSQL is missing: its tests will not run.'
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo 'Tidemark needs Python 3.11 or newer.' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || tools/packages python3-venv
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: requirements/run.txt pyproject.toml | $(BIN)/python
+	$(PIP) --require-hashes -r requirements/run.txt
+	$(PIP) --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt $(VENV)/.run
+	$(PIP) --require-hashes -r requirements/dev.txt
+	@touch $@
