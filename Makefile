@@ -20,7 +20,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input install --qui
 COMPILE := UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --universal --generate-hashes \
 	--python-version 3.11 pyproject.toml
 
-.PHONY: help setup serve test lint demo bench lock clean packages
+.PHONY: help setup serve test lint demo bench lock secrets clean packages
 
 help:  ## List the targets.
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
@@ -49,6 +49,9 @@ bench: setup  ## Measure the service beside the limit of the same database.
 lock: $(VENV)/.dev  ## Lock the versions again (UPGRADE=--upgrade takes the newest).
 	$(COMPILE) $(UPGRADE) --group build -o requirements/run.txt
 	$(COMPILE) $(UPGRADE) --group dev -c requirements/run.txt -o requirements/dev.txt
+
+secrets:  ## Make up the secrets of compose.yaml, once.
+	@tools/secrets
 
 clean:  ## Remove what was installed or built; var/, the data, stays.
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import asyncpg
 import pytest
 
 from tests.servers import PostgresServer, ServerError, TidemarkServer, free_port
+
+ROOT = Path(__file__).resolve().parents[2]
+WITHOUT_POSTGRESQL = """
+from tests.servers import PostgresServer
+
+PostgresServer.missing = staticmethod(lambda: "PostgreSQL is gone")
+
+def test_on_both(database_url): ...
+"""
 
 
 def test_a_free_port_can_be_listened_on() -> None:
@@ -53,3 +66,20 @@ def test_a_server_that_cannot_start_says_why(tmp_path_factory: pytest.TempPathFa
     server = TidemarkServer(folder / "none.yaml", f"sqlite:///{folder}/x.db", folder=folder)
     with pytest.raises(ServerError, match="ended instead of starting"):
         server.start()
+
+
+@pytest.mark.parametrize(("ci", "outcome"), [("", "1 passed, 1 skipped"), ("true", "1 passed, 1 error")])
+def test_a_missing_postgresql_is_never_passed_over(tmp_path: Path, ci: str, outcome: str) -> None:
+    """Without PostgreSQL its tests are skipped with a line that says so; in CI they fail."""
+    inner = tmp_path / "test_inner.py"
+    inner.write_text(WITHOUT_POSTGRESQL)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-p", "no:cacheprovider", "-n", "1", str(inner)],
+        cwd=ROOT,
+        env=os.environ | {"CI": ci},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert outcome in done.stdout
+    assert ("NOT RUN: 1 tests: PostgreSQL is gone" in done.stdout) == (ci == "")
