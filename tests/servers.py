@@ -270,14 +270,14 @@ class TidemarkServer:
         raise ServerError(f"the server was not ready within {within:g} s\n{log_tail(self.log)}")
 
     def wait(self, within: float = READY_WITHIN) -> int:
-        """Wait until the process has ended by itself; returns its exit code."""
+        """Wait until the process has ended by itself; returns its exit code. What it left behind is killed."""
         if self._process is None:
             raise ServerError("the server is not running")
         try:
             code = self._process.wait(within)
         except subprocess.TimeoutExpired as error:
             raise ServerError(f"the server did not end within {within:g} s\n{log_tail(self.log)}") from error
-        self._process = None
+        self.kill()
         return code
 
     def stop(self) -> int:

@@ -7,9 +7,12 @@ import os
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import asyncpg
+import jwt
 import pytest
 
 from tests.servers import PostgresServer, ServerError, TidemarkServer, free_port
@@ -22,6 +25,45 @@ PostgresServer.missing = staticmethod(lambda: "PostgreSQL is gone")
 
 def test_on_both(database_url): ...
 """
+
+STAND_IN = """
+import http.server, os, subprocess, sys
+subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
+print("secret:", os.environ.get("TIDEMARK_JWT_SECRET"), "retention:", os.environ.get("TIDEMARK_RETENTION"), flush=True)
+class Ready(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200 if self.path == "/health/ready" else 404)
+        self.end_headers()
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Ready).serve_forever()
+"""
+
+
+class StandIn(TidemarkServer):
+    """Runs a few lines of Python, with a child, in place of the service."""
+
+    def command(self) -> list[str]:
+        """A program that knows no options but the port."""
+        return [sys.executable, "-c", STAND_IN, str(self.port)]
+
+
+def ended(group: int) -> bool:
+    """Wait until no process of a group is left: what is killed has yet to be reaped by whoever inherits it."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+    return False
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
+    """A stand-in that has not been started."""
+    monkeypatch.setenv("TIDEMARK_RETENTION", "the caller's own")
+    server = StandIn(tmp_path / "schema.yaml", "sqlite:////nowhere", folder=tmp_path)
+    yield server
+    server.kill()
 
 
 def test_a_free_port_can_be_listened_on() -> None:
@@ -83,3 +125,36 @@ def test_a_missing_postgresql_is_never_passed_over(tmp_path: Path, ci: str, outc
     )
     assert outcome in done.stdout
     assert ("NOT RUN: 1 tests: PostgreSQL is gone" in done.stdout) == (ci == "")
+
+
+def test_killing_ends_the_whole_group(stand_in: StandIn) -> None:
+    """After a kill no process of the server's group is left, and its port can be used again."""
+    group = stand_in.start().pid
+    stand_in.kill()
+    assert ended(group)
+    stand_in.restart()
+    assert stand_in.pid != group
+
+
+def test_the_servers_environment_is_its_own(stand_in: StandIn) -> None:
+    """It gets the secret it is given and no settings of the caller."""
+    stand_in.start()
+    assert stand_in.log.read_text().startswith(f"secret: {stand_in.secret} retention: None")
+
+
+def test_stopping_asks_first(stand_in: StandIn) -> None:
+    """A stopped server has ended by SIGTERM, with all it started; one that is not running cannot be stopped."""
+    group = stand_in.start().pid
+    assert stand_in.stop() == -15
+    assert ended(group)
+    with pytest.raises(ServerError, match="not running"):
+        stand_in.stop()
+
+
+def test_tokens_are_signed_with_the_servers_secret(stand_in: StandIn) -> None:
+    """A token carries the user, the role if any, and when it ends."""
+    assert stand_in.secret
+    claims = jwt.decode(stand_in.token("ada", role="admin", ttl=60), stand_in.secret, algorithms=["HS256"])
+    assert (claims["sub"], claims["role"]) == ("ada", "admin")
+    with pytest.raises(jwt.ExpiredSignatureError):
+        jwt.decode(stand_in.token("ada", ttl=-60), stand_in.secret, algorithms=["HS256"])
