@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any, Final, Literal
 
 from msgspec import UNSET, Struct, UnsetType
+from msgspec.structs import force_setattr
 
 FieldType = Literal[
     "text", "integer", "number", "decimal", "boolean", "date", "time", "datetime", "uuid", "enum", "json", "map"
@@ -43,10 +44,14 @@ class Field(Struct, frozen=True, omit_defaults=True):
     ref: str | None = None
     on_delete: OnDelete = "restrict"
 
+    def __post_init__(self) -> None:
+        if self.type == "map":
+            force_setattr(self, "default", {})
+
     @property
     def required(self) -> bool:
         """Whether a put must give it."""
-        return self.default is UNSET and not self.nullable
+        return self.initial is UNSET
 
     @property
     def initial(self) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Final, cast, get_args
 
 import msgspec
-from msgspec import UNSET
 
 from tidemark_protocol.checks import MAX_INTEGER, Invalid, TooDeep, canonical
 from tidemark_protocol.model import Field, FieldType, OnDelete
@@ -44,7 +43,6 @@ def read_field(name: str, tree: Any, path: str, declared: Declared, faults: Faul
         name,
         cast(FieldType, kind),
         nullable=reader.boolean("nullable"),
-        default={} if kind == "map" else UNSET,
         **_options(reader, kind, declared),
     )
     if len(faults) > before:
