@@ -1,1 +1,1 @@
-"""Use cases of the service: no HTTP, no SQL text."""
+"""The use cases: push, pull, stream, membership, journal, retention. No HTTP, no SQL text."""

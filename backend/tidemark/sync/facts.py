@@ -1,0 +1,113 @@
+"""What the merge of a batch must know of the database, loaded in sets.
+
+The merge runs on what is known, notes what it misses (assuming the best), and is run again when that has been loaded:
+so a batch costs a round trip for each depth of dependence, never one for each row.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+from msgspec import Struct
+
+from tidemark.store.base import FeedRow, RowKey, ScopeState, Transaction
+from tidemark_protocol.schema import Declaration
+
+from .feed import row_hash
+from .journal import Event, decode, spent_hash
+
+Referring = tuple[str, str, str, str]
+"""(scope, entity, field, target): which rows of the entity name the target in that field."""
+Holding = tuple[str, str, tuple[str, ...], tuple[Any, ...]]
+"""(scope, entity, fields, values): which row holds these values."""
+
+
+class Needs(Struct):
+    """Facts that the merge missed."""
+
+    rows: set[RowKey] = set()
+    recorded: set[RowKey] = set()
+    referring: set[Referring] = set()
+    holders: set[Holding] = set()
+
+    def __bool__(self) -> bool:
+        return bool(self.rows or self.recorded or self.referring or self.holders)
+
+
+class Facts:
+    """What is known so far, within one transaction."""
+
+    def __init__(self, declaration: Declaration) -> None:
+        self._declaration = declaration
+        self.scopes: dict[str, ScopeState] = {}
+        self.roles: dict[tuple[str, str], str] = {}
+        self.rows: dict[RowKey, FeedRow | None] = {}
+        self.places: dict[tuple[str, str], set[str]] = defaultdict(set)
+        self.spent: dict[int, list[Event]] = {}
+        self.recorded: dict[RowKey, list[Event]] = {}
+        self.referring: dict[Referring, list[str]] = {}
+        self.holders: dict[Holding, list[str]] = {}
+
+    async def load_rows(self, tx: Transaction, keys: Iterable[RowKey]) -> None:
+        wanted = [key for key in dict.fromkeys(keys) if key not in self.rows]
+        if not wanted:
+            return
+        self.rows.update(dict.fromkeys(wanted))
+        for row in await tx.load(wanted):
+            self.rows[RowKey(row.scope, row.entity, row.row)] = row
+            self.places[row.entity, row.row].add(row.scope)
+
+    async def load_spent(self, tx: Transaction, hashes: set[int]) -> None:
+        for row in await tx.spent(hashes) if hashes else ():
+            for event in decode(row):
+                self.spent.setdefault(spent_hash(event), []).append(event)
+
+    async def load(self, tx: Transaction, needs: Needs) -> None:
+        """Everything the merge missed, one query for each kind, scope and field."""
+        await self.load_rows(tx, needs.rows)
+        await self._load_recorded(tx, needs.recorded)
+        await self._load_referring(tx, needs.referring)
+        await self._load_holders(tx, needs.holders)
+
+    async def _load_recorded(self, tx: Transaction, keys: set[RowKey]) -> None:
+        by_scope: dict[str, dict[tuple[str, str], RowKey]] = defaultdict(dict)
+        for key in keys:
+            self.recorded[key] = []
+            by_scope[key.scope][key.entity, key.row] = key
+        for scope, wanted in by_scope.items():
+            for row in await tx.entries_of(scope, {row_hash(*pair) for pair in wanted}):
+                for event in decode(row):
+                    found = wanted.get((event.entity, event.row))
+                    if found is not None:
+                        self.recorded[found].append(event)
+
+    async def _load_referring(self, tx: Transaction, needs: set[Referring]) -> None:
+        by_field: dict[tuple[str, str, str], set[str]] = defaultdict(set)
+        for scope, entity, field, target in needs:
+            self.referring[scope, entity, field, target] = []
+            by_field[scope, entity, field].add(target)
+        for (scope, entity, field), targets in by_field.items():
+            for target, row in await tx.referring(scope, entity, field, targets):
+                self.referring[scope, entity, field, target].append(row)
+        await self.load_rows(
+            tx,
+            (
+                RowKey(scope, entity, row)
+                for scope, entity, field, t in needs
+                for row in self.referring[scope, entity, field, t]
+            ),
+        )
+
+    async def _load_holders(self, tx: Transaction, needs: set[Holding]) -> None:
+        by_index: dict[tuple[str, str, tuple[str, ...]], set[tuple[Any, ...]]] = defaultdict(set)
+        for scope, entity, fields, values in needs:
+            self.holders[scope, entity, fields, values] = []
+            by_index[scope, entity, fields].add(values)
+        found: list[RowKey] = []
+        for (scope, entity, fields), tuples in by_index.items():
+            for values, row in await tx.holders(scope, entity, fields, tuples):
+                self.holders[scope, entity, fields, values].append(row)
+                found.append(RowKey(scope, entity, row))
+        await self.load_rows(tx, found)

@@ -1,0 +1,344 @@
+"""Who follows which scope in this process, and what has been told to them (SPEC 6).
+
+    this process's commits ──committed──┐
+    other processes' wakes ────woken────┼──► Topic ──Batch──► Follower (one for each connection)
+    heads looked up now and then ───────┘      └─ reads the feed from its position when what came does not fit
+
+A topic is a scope that somebody follows, with the version up to which it has told. What comes from a commit of this
+process and begins at that version is passed on as it is; anything else only says that there is more to read. So no
+change is missed or repeated, whatever is lost, late or doubled.
+
+**Revocation** (SPEC 6): a topic remembers the `members` number of its scope under which all its followers were found
+to be readers. Nothing of a state with a higher number is passed on before their rights were looked up again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Final, Protocol, Self
+
+import structlog
+
+from tidemark.store.base import ScopeState, Store, Unavailable
+from tidemark.wake.base import Wake, Wakeup
+
+from .access import Access
+from .commit import Commit
+from .frames import Batch, FrameMaker
+
+MAX_CHANGES: Final = 5_000
+"""Changes that one run on the stream may hold; what is further behind is pulled."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Follower(Protocol):
+    """A connection, as the hub sees it. None of these may wait."""
+
+    user: str
+    own: str
+
+    def offer(self, batch: Batch) -> None:
+        """What came next in a topic; this follower was a reader at that state."""
+
+    def revoked(self, scope: str) -> None:
+        """It is no reader of the scope any more, and has been detached."""
+
+    def membership_moved(self) -> None:
+        """The change number of its user's own scope moved: scopes may have been gained or lost."""
+
+
+class Topic:
+    """One scope. `position`: told up to this version; `members`: all followers were readers at this number; both -1
+    while unknown. `head` and `number`: the highest head and number of members that anybody has told of.
+    """
+
+    __slots__ = ("followers", "head", "members", "number", "position", "reading", "scope", "trackers", "watches")
+
+    def __init__(self, scope: str) -> None:
+        self.scope = scope
+        self.position = self.members = -1
+        self.head = self.number = -1
+        self.followers: set[Follower] = set()
+        self.trackers: set[Follower] = set()
+        self.watches: set[Watch] = set()
+        self.reading: asyncio.Task[None] | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody cares for it."""
+        return not (self.followers or self.trackers or self.watches)
+
+    @property
+    def lags(self) -> bool:
+        """Whether there is something that has not been told."""
+        return self.head > self.position or self.number > self.members
+
+
+class Watch:
+    """Tells when one of some scopes has moved since it was made. A context manager; may be waited for repeatedly.
+
+    It never misses a move; it may tell of one that had been seen already.
+    """
+
+    def __init__(self, hub: Hub, scopes: Iterable[str]) -> None:
+        self._hub = hub
+        self._scopes = tuple(scopes)
+        self._moved = asyncio.Event()
+
+    def __enter__(self) -> Self:
+        self._hub.add_watch(self, self._scopes)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._hub.remove_watch(self, self._scopes)
+
+    def moved(self) -> None:
+        self._moved.set()
+
+    async def changed(self, timeout: float) -> bool:
+        """Wait at most `timeout` seconds for a move; a later call waits for the next one."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._moved.wait()
+        except TimeoutError:
+            return False
+        self._moved.clear()
+        return True
+
+
+class Hub:
+    """All topics of this process. `buffer` is in bytes, `poll_interval` in ms."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        access: Access,
+        wake: Wake,
+        frames: FrameMaker,
+        buffer: int,
+        poll_interval: int,
+    ) -> None:
+        self.store = store
+        self.access = access
+        self.frames = frames
+        self.buffer = buffer
+        self._wake = wake
+        self._poll_interval = poll_interval / 1_000
+        self._topics: dict[str, Topic] = {}
+        self._look = asyncio.Event()
+        self._looked = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._streams: dict[object, Callable[[], asyncio.Task[None]]] = {}
+        self.stopping = False
+
+    # ── life ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def start(self) -> None:
+        self._task = asyncio.create_task(self._keep_looking())
+        await self._wake.start(self._woken)
+
+    async def stop(self) -> None:
+        """End all streams, pushes under way answered first; then listen no more."""
+        self.stopping = True
+        endings = [end() for end in self._streams.values()]
+        if endings:
+            await asyncio.wait(endings)
+        await self._wake.stop()
+        tasks = [task for task in (self._task, *(topic.reading for topic in self._topics.values())) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def enter(self, stream: object, end: Callable[[], asyncio.Task[None]]) -> None:
+        """A stream has begun; `end` ends it when the service stops."""
+        self._streams[stream] = end
+
+    def leave(self, stream: object) -> None:
+        self._streams.pop(stream, None)
+
+    # ── what happened ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def committed(self, commit: Commit) -> None:
+        """A commit of this process, in commit order for each scope."""
+        state = commit.state
+        self._wake.publish(state.scope, state.head, state.members)
+        topic = self._topics.get(state.scope)
+        if topic is None:
+            return
+        fits = topic.position == commit.after and topic.members >= state.members and topic.reading is None
+        if fits and commit.count:
+            self._pass_on(topic, self.frames.batch(commit.after, state, commit.changes))
+        self._heard(topic, state.head, state.members)
+
+    def _woken(self, wakeup: Wakeup | None) -> None:
+        if wakeup is None:
+            self._look.set()
+            return
+        topic = self._topics.get(wakeup.scope)
+        if topic is not None:
+            self._heard(topic, wakeup.head, wakeup.members)
+
+    def saw(self, state: ScopeState) -> None:
+        """A state read from the store, by whomever."""
+        topic = self._topics.get(state.scope)
+        if topic is not None:
+            self._heard(topic, state.head, state.members)
+
+    def _heard(self, topic: Topic, head: int, members: int) -> None:
+        """The scope stands at least here."""
+        moved = head > topic.head or members > topic.number
+        topic.head, topic.number = max(topic.head, head), max(topic.number, members)
+        if moved:
+            for watch in topic.watches:
+                watch.moved()
+        if not topic.followers:
+            topic.position = topic.head
+            if topic.number > topic.members:
+                self._members_moved(topic, topic.number)
+        elif topic.lags and topic.reading is None:
+            topic.reading = asyncio.create_task(self._catch_up(topic))
+
+    # ── who follows ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def attach(self, follower: Follower, state: ScopeState) -> bool:
+        """Follow a scope, as one who was found to be a reader when it stood at `state`.
+
+        False: members have changed since then; ask again.
+        """
+        topic = self._topic(state.scope)
+        if topic.members > state.members:
+            return False
+        if not topic.followers:
+            topic.position = max(topic.position, state.head)
+            topic.members = state.members
+        topic.followers.add(follower)
+        self._heard(topic, state.head, state.members)
+        return True
+
+    def detach(self, follower: Follower, scope: str) -> None:
+        topic = self._topics.get(scope)
+        if topic is not None:
+            topic.followers.discard(follower)
+            self._tidy(topic)
+
+    def track(self, follower: Follower) -> None:
+        """Tell the follower when the members number of its user's own scope moves."""
+        self._topic(follower.own).trackers.add(follower)
+
+    def untrack(self, follower: Follower) -> None:
+        topic = self._topics.get(follower.own)
+        if topic is not None:
+            topic.trackers.discard(follower)
+            self._tidy(topic)
+
+    def position(self, scope: str) -> int:
+        """Up to where a followed scope has been told."""
+        return self._topics[scope].position
+
+    def watch(self, scopes: Iterable[str]) -> Watch:
+        return Watch(self, scopes)
+
+    def add_watch(self, watch: Watch, scopes: Iterable[str]) -> None:
+        """New topics make it look at once: so the watch soon knows where they stand."""
+        for scope in scopes:
+            topic = self._topic(scope)
+            topic.watches.add(watch)
+            if topic.head < 0:
+                self._look.set()
+
+    def remove_watch(self, watch: Watch, scopes: Iterable[str]) -> None:
+        for scope in scopes:
+            topic = self._topics[scope]
+            topic.watches.discard(watch)
+            self._tidy(topic)
+
+    def _topic(self, scope: str) -> Topic:
+        return self._topics.get(scope) or self._topics.setdefault(scope, Topic(scope))
+
+    def _tidy(self, topic: Topic) -> None:
+        if topic.idle:
+            self._topics.pop(topic.scope, None)
+            if topic.reading is not None:
+                topic.reading.cancel()
+
+    # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _catch_up(self, topic: Topic) -> None:
+        """Read the feed from the topic's position until nothing is left to tell."""
+        try:
+            while topic.lags and topic.followers:
+                await self._read(topic)
+        except Unavailable as error:
+            _log.info("followed scope cannot be read", scope=topic.scope, error=str(error))  # the next look tries again
+        finally:
+            topic.reading = None
+
+    async def _read(self, topic: Topic) -> None:
+        run = await self.store.run(topic.scope, topic.position, 0, MAX_CHANGES, self.buffer)
+        if run is None:
+            # A scope that somebody followed is gone: another database. Those who look again will be told.
+            topic.head, topic.number = topic.position, topic.members
+            return
+        state = run.state
+        topic.head, topic.number = max(topic.head, state.head), max(topic.number, state.members)
+        if state.members > topic.members:
+            await self._ask_again(topic, state.members)
+        if state.head > topic.position:
+            whole = run.to == state.head and state.floor <= topic.position
+            self._pass_on(topic, self.frames.batch(topic.position, state, run.body if whole else None))
+        elif state.head < topic.head:
+            topic.head = state.head
+        topic.number = max(topic.members, min(topic.number, state.members))
+
+    async def _ask_again(self, topic: Topic, number: int) -> None:
+        """Members changed: find those who are no readers any more, and let them go before anything else is said."""
+        roles = await self.store.members(topic.scope)
+        for follower in tuple(topic.followers):
+            grant = self.access.grant_of(topic.scope, roles.get(follower.user))
+            if follower.own != topic.scope and grant is None:
+                topic.followers.discard(follower)
+                follower.revoked(topic.scope)
+        self._members_moved(topic, number)
+
+    def _members_moved(self, topic: Topic, number: int) -> None:
+        topic.members = number
+        for tracker in tuple(topic.trackers):
+            tracker.membership_moved()
+
+    def _pass_on(self, topic: Topic, batch: Batch) -> None:
+        topic.position = batch.to
+        for follower in tuple(topic.followers):
+            follower.offer(batch)
+
+    # ── looking now and then ─────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _keep_looking(self) -> None:
+        """Look at all heads every poll interval, and at once when a wake says that anything may have moved."""
+        while True:
+            try:
+                async with asyncio.timeout(self._poll_interval):
+                    await self._look.wait()
+            except TimeoutError:
+                pass
+            self._look.clear()
+            try:
+                await self._look_at_all()
+            except Unavailable as error:
+                _log.info("heads cannot be looked up", error=str(error))
+
+    async def _look_at_all(self) -> None:
+        scopes = list(self._topics)
+        if scopes:
+            states = await self.store.states(scopes)
+            for scope in scopes:
+                self.saw(states.get(scope) or ScopeState(scope))
+        self._looked.set()
+        self._looked.clear()
+
+    async def looked(self) -> None:
+        """Wait until the store has answered a look: it is there again."""
+        await self._looked.wait()

@@ -1,0 +1,382 @@
+"""Group commit: all pushes waiting in a process, merged in memory, written in one transaction (SPEC 4).
+
+A batch is what waits, in order, of scopes that no other batch of this process holds; one bad mutation or constraint
+error never fails a neighbour, because a batch that the database refuses is halved until the culprit stands alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import structlog
+from msgspec import Struct
+
+from tidemark.store.base import ConstraintFailed, RowKey, RowTaken, Store, Transaction, Unavailable
+from tidemark_protocol.errors import Rejection, RequestError
+from tidemark_protocol.messages import Mutation, Result, VerdictError
+from tidemark_protocol.schema import Declaration
+
+from . import journal
+from .access import Access, Principal
+from .batch import Limits, Unit
+from .commit import CommitListener
+from .facts import Facts
+from .prepare import RANK, Prepared, Preparer
+from .settle import Outcome, Settlement
+
+log = structlog.get_logger(__name__)
+
+MAX_BATCH = 2_000
+"""Mutations that one transaction takes at most, unless a single request holds more."""
+MAX_ROUNDS = 64
+"""Rounds of loading facts before a batch is given up: deeper chains of cascades than this are refused."""
+_TAKEN_RETRIES = 4
+
+
+class Request(Struct):
+    """A push that waits: the units still to be settled, in order, the scopes it touches, what was answered so far.
+
+    `clock` is the highest clock of the scopes that the verdicts reflect. `stopped`: a unit was answered `retry`.
+    `not_before` (loop time) holds back a request whose scope another process has locked.
+    """
+
+    principal: Principal
+    client: str
+    units: list[Unit]
+    scopes: frozenset[str]
+    size: int
+    answer: asyncio.Future[None]
+    deadline: float
+    results: list[Result] = []
+    clock: str = ""
+    stopped: bool = False
+    not_before: float = 0.0
+
+    def take(self, results: list[Result]) -> None:
+        self.results.extend(results)
+        self.stopped = self.stopped or any(result.status == "retry" for result in results)
+        if len(self.results) == self.size and not self.answer.done():
+            self.answer.set_result(None)
+
+
+class Slice(Struct):
+    """Some units of a request, to be settled in one transaction."""
+
+    request: Request
+    units: list[Unit]
+
+
+class Merged(Struct):
+    """What a transaction came to; `deferred` slices were passed over, their scopes being locked elsewhere."""
+
+    settled: list[Slice]
+    deferred: list[Slice]
+    outcome: Outcome
+    facts: Facts
+
+
+class Pipeline:
+    """Takes pushes, gives verdicts. `now` is wall time in ms; `writers` batches may be under way at once."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        declaration: Declaration,
+        access: Access,
+        limits: Limits,
+        node: str,
+        now: Callable[[], int],
+        committed: CommitListener,
+        writers: int = 2,
+        patience: float = 10.0,
+        pause: float = 0.005,
+    ) -> None:
+        self._store = store
+        self._declaration = declaration
+        self._access = access
+        self._limits = limits
+        self._node = node
+        self._now = now
+        self._committed = committed
+        self._preparer = Preparer(declaration)
+        self._writers = writers
+        self._patience = patience
+        self._pause = pause
+        self._waiting: deque[Request] = deque()
+        self._busy: set[str] = set()
+        self._running: set[asyncio.Task[None]] = set()
+
+    # ── taking in ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def submit(
+        self, principal: Principal, client: str, schema: int, mutations: Sequence[Mutation]
+    ) -> tuple[list[Result], str]:
+        """The verdicts, once every effect is durable, and the highest clock of the scopes they reflect.
+
+        Raises RequestError `unavailable` when the database is away: nothing was answered, and replay makes it safe.
+        """
+        prepared = [self._preparer.prepare(principal, mutation) for mutation in mutations]
+        if not prepared:
+            return [], ""
+        loop = asyncio.get_running_loop()
+        request = Request(
+            principal=principal,
+            client=client,
+            units=[Unit(principal, client, schema, unit) for unit in _units(prepared)],
+            scopes=frozenset(p.scope for p in prepared if p.fault is None or RANK[p.fault.code] >= RANK["forbidden"]),
+            size=len(prepared),
+            answer=loop.create_future(),
+            deadline=loop.time() + self._patience,
+        )
+        self._waiting.append(request)
+        self._start()
+        await asyncio.shield(request.answer)
+        return request.results, request.clock
+
+    async def drain(self) -> None:
+        """Wait until everything taken in has been answered."""
+        while self._waiting or self._running:
+            answers = [request.answer for request in self._waiting]
+            self._start()
+            await asyncio.gather(*self._running, *answers, return_exceptions=True)
+
+    def _start(self) -> None:
+        while len(self._running) < self._writers:
+            batch = self._next_batch()
+            if not batch:
+                return
+            task = asyncio.create_task(self._run(batch))
+            self._running.add(task)
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        self._start()
+
+    def _next_batch(self) -> list[Request]:
+        """What waits first, with all that fits beside it; a request never overtakes an earlier one of its scopes."""
+        batch: list[Request] = []
+        held: set[str] = set(self._busy)
+        kept: deque[Request] = deque()
+        size = 0
+        now = asyncio.get_running_loop().time()
+        for request in self._waiting:
+            fits = not batch or size + request.size <= MAX_BATCH
+            if fits and request.not_before <= now and held.isdisjoint(request.scopes):
+                batch.append(request)
+                size += request.size
+            else:
+                kept.append(request)
+                held.update(request.scopes)
+        self._waiting = kept
+        self._busy.update(scope for request in batch for scope in request.scopes)
+        return batch
+
+    # ── one batch ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _run(self, batch: list[Request]) -> None:
+        slices = [Slice(request, request.units) for request in batch]
+        for request in batch:
+            request.units = []
+        try:
+            await self._settle(slices)
+            self._defer([request for request in batch if request.units])
+        except Unavailable as away:
+            log.warning("push_unavailable", reason=str(away), requests=len(batch))
+            _fail(batch, RequestError("unavailable", "the database is away; nothing was answered", retry_after=1.0))
+        except Exception as bug:
+            log.exception("push_failed", requests=len(batch))
+            _fail(batch, bug)
+        finally:
+            self._busy.difference_update(scope for request in batch for scope in request.scopes)
+
+    def _defer(self, requests: list[Request]) -> None:
+        """Put back what waits for another process, ahead of what came later; at its deadline it is answered `retry`."""
+        if not requests:
+            return
+        loop = asyncio.get_running_loop()
+        for request in reversed(requests):
+            if loop.time() >= request.deadline:
+                request.take(_unavailable(request.units, "the scope is held by a writer that does not end"))
+                continue
+            request.not_before = loop.time() + self._pause
+            self._waiting.appendleft(request)
+        loop.call_later(self._pause, self._start)
+
+    async def _settle(self, slices: list[Slice]) -> None:
+        """Settle these slices in one transaction, or in several when the database refuses the data of one of them."""
+        slices = [part for part in slices if not _is_closed(part)]
+        if not slices:
+            return
+        try:
+            merged = await self._transact(slices)
+        except ConstraintFailed as refused:
+            await self._settle_apart(slices, refused)
+            return
+        for part in merged.deferred:
+            part.request.units.extend(part.units)
+        for commit in merged.outcome.commits:
+            self._committed(commit)
+        for part, results in zip(merged.settled, merged.outcome.results, strict=True):
+            part.request.clock = max(part.request.clock, _reflected(part.request, merged.outcome, merged.facts))
+            part.request.take(results)
+
+    async def _settle_apart(self, slices: list[Slice], refused: ConstraintFailed) -> None:
+        units = [Slice(part.request, [unit]) for part in slices for unit in part.units]
+        if len(units) == 1:
+            if units[0].units[0].doomed is not None:
+                raise refused
+            code = "unique_violation" if refused.unique else "constraint_violation"
+            units[0].units[0].doomed = Rejection(code, str(refused))
+            await self._settle(units)
+            return
+        middle = len(units) // 2
+        for half in (units[:middle], units[middle:]):
+            await self._settle(_joined(half))
+
+    async def _transact(self, slices: list[Slice]) -> Merged:
+        async def body(tx: Transaction) -> Merged:
+            return await self._merge(tx, slices)
+
+        for _ in range(_TAKEN_RETRIES):
+            try:
+                return await self._store.transact(body)
+            except RowTaken:
+                continue
+        raise Unavailable("a key keeps changing hands")
+
+    async def _merge(self, tx: Transaction, slices: list[Slice]) -> Merged:
+        """Lock, load, merge (again, as long as facts are missing), save."""
+        facts = Facts(self._declaration)
+        now = self._now()
+        deferred = await self._lock(tx, facts, slices)
+        settled = [part for part in slices if part not in deferred]
+        mutations = [(unit, p) for part in settled for unit in part.units for p in unit.mutations]
+        await facts.load_spent(tx, {journal.reading_hash(u.principal.user, p) for u, p in mutations if p.addressed})
+        await facts.load_rows(tx, _named(mutations, facts))
+        for _ in range(MAX_ROUNDS):
+            settlement = Settlement(
+                declaration=self._declaration,
+                access=self._access,
+                facts=facts,
+                limits=self._limits,
+                now=now,
+                node=self._node,
+            )
+            results = [settle_slice(settlement, part) for part in settled]
+            if not settlement.needs:
+                break
+            await facts.load(tx, settlement.needs)
+        else:
+            raise ConstraintFailed("references reach deeper than a batch may follow", unique=False)
+        outcome = settlement.outcome(results)
+        if outcome.saved.scopes or outcome.saved.feed or outcome.saved.journal:
+            await tx.save(outcome.saved)
+        return Merged(settled, deferred, outcome, facts)
+
+    async def _lock(self, tx: Transaction, facts: Facts, slices: list[Slice]) -> list[Slice]:
+        """Lock what the callers may write; gives the slices whose scopes are locked elsewhere.
+
+        Roles are asked for twice: before, so that a stranger's push locks nothing of others; and under the lock, so
+        that nobody writes whose membership ended before this commit.
+        """
+        own = {part.request.principal.own for part in slices if part.request.principal.own in part.request.scopes}
+        pairs = {
+            (scope, part.request.principal.user)
+            for part in slices
+            for scope in part.request.scopes
+            if scope != part.request.principal.own
+        }
+        shared = await tx.roles(pairs) if pairs else {}
+        facts.scopes = await tx.lock(own | {scope for scope, _ in shared}, own)
+        facts.roles = await tx.roles(list(shared)) if shared else {}
+        return [
+            part for part in slices if any(_is_locked_elsewhere(part.request, s, facts) for s in part.request.scopes)
+        ]
+
+
+def settle_slice(settlement: Settlement, part: Slice) -> list[Result]:
+    """Settle units in order; the first `retry` stops the request (SPEC 4)."""
+    results: list[Result] = []
+    for position, unit in enumerate(part.units):
+        settled = settlement.unit(unit)
+        results.extend(settled)
+        if any(result.status == "retry" for result in settled):
+            results.extend(_unavailable(part.units[position + 1 :], "waits for what stands before it"))
+            break
+    return results
+
+
+def _units(prepared: list[Prepared]) -> list[list[Prepared]]:
+    """Neighbours with the same group together, everything else alone."""
+    units: list[list[Prepared]] = []
+    group: str | None = None
+    for mutation in prepared:
+        if units and group is not None and mutation.group == group:
+            units[-1].append(mutation)
+        else:
+            units.append([mutation])
+        group = mutation.group
+    return units
+
+
+def _named(mutations: list[tuple[Unit, Prepared]], facts: Facts) -> list[RowKey]:
+    """The rows that these mutations write, and those they refer to."""
+    keys: list[RowKey] = []
+    for _, prepared in mutations:
+        if prepared.write is None or prepared.declared is None or prepared.scope not in facts.scopes:
+            continue
+        keys.append(RowKey(prepared.scope, prepared.entity, prepared.row))
+        for field in prepared.declared.refs:
+            target = prepared.write.values.get(field.name)
+            if target is not None and field.ref is not None:
+                keys.append(RowKey(prepared.scope, field.ref, target))
+    return keys
+
+
+def _unavailable(units: list[Unit], reason: str) -> list[Result]:
+    error = VerdictError("unavailable", reason)
+    return [Result(prepared.sent.seq, "retry", error=error) for unit in units for prepared in unit.mutations]
+
+
+def _is_closed(part: Slice) -> bool:
+    """Whether nothing is to be settled: the request was stopped (its units are answered), or waits (they are kept)."""
+    if part.request.stopped:
+        part.request.take(_unavailable(part.units, "waits for what stands before it"))
+        return True
+    if part.request.units:
+        part.request.units.extend(part.units)
+        return True
+    return False
+
+
+def _is_locked_elsewhere(request: Request, scope: str, facts: Facts) -> bool:
+    return scope not in facts.scopes and (
+        scope == request.principal.own or (scope, request.principal.user) in facts.roles
+    )
+
+
+def _reflected(request: Request, outcome: Outcome, facts: Facts) -> str:
+    """The highest clock among the request's scopes that its caller may see."""
+    mine = (s for s in request.scopes if s == request.principal.own or (s, request.principal.user) in facts.roles)
+    return max((outcome.clocks.get(scope, "") for scope in mine), default="")
+
+
+def _joined(units: list[Slice]) -> list[Slice]:
+    """Units of one request together again, in order."""
+    joined: list[Slice] = []
+    for part in units:
+        if joined and joined[-1].request is part.request:
+            joined[-1].units.extend(part.units)
+        else:
+            joined.append(Slice(part.request, list(part.units)))
+    return joined
+
+
+def _fail(batch: list[Request], error: Exception) -> None:
+    for request in batch:
+        if not request.answer.done():
+            request.answer.set_exception(error)

@@ -1,0 +1,469 @@
+"""The merge of a batch: from prepared mutations and known facts to verdicts and all that is written (SPEC 3 and 4).
+
+Pure but for the rules it calls: no await, no clock, no database. Running it twice on the same facts gives the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from msgspec import Struct
+
+from tidemark.store.base import FeedRow, JournalEntry, RowImage, RowKey, Saved, ScopeState
+from tidemark_protocol import clock, digest, merge
+from tidemark_protocol.errors import Postponed, Rejection
+from tidemark_protocol.merge import Effect, RowState, Write
+from tidemark_protocol.messages import UNSET, Result, VerdictError
+from tidemark_protocol.schema import Declaration, Entity
+
+from . import feed, journal
+from .access import Access, Principal, allows
+from .batch import Cell, Done, Limits, Stop, Unit
+from .commit import Commit
+from .facts import Facts, Needs
+from .integrity import Integrity
+from .journal import Event
+from .prepare import RANK, Prepared
+
+_AFTER_ACCESS: Final = RANK["forbidden"]
+_AFTER_CLOCK: Final = RANK["clock_ahead"]
+
+
+class Outcome(Struct):
+    """What a batch comes to: a list of results for each unit, what to write, what to tell."""
+
+    results: list[list[Result]]
+    saved: Saved
+    commits: list[Commit]
+    clocks: dict[str, str]
+
+
+class Settlement:
+    """One run of the merge over a batch."""
+
+    def __init__(
+        self, *, declaration: Declaration, access: Access, facts: Facts, limits: Limits, now: int, node: str
+    ) -> None:
+        self.declaration = declaration
+        self.access = access
+        self.facts = facts
+        self.limits = limits
+        self.now = now
+        self.node = node
+        self.needs = Needs()
+        self.cells: dict[RowKey, Cell] = {}
+        self.scopes = {name: ScopeState(**_members(state)) for name, state in facts.scopes.items()}
+        self._undo: dict[RowKey, Cell | None] = {}
+        self._marks: dict[str, tuple[int, str]] = {}
+        self._events: dict[str, list[Event]] = {}
+        self._rejections: list[JournalEntry] = []
+        self._horizon = now - limits.retention
+        self.integrity = Integrity(self)
+
+    # ── units ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def unit(self, unit: Unit) -> list[Result]:
+        """Settle one unit: its verdicts in order. A `retry` among them means that nothing behind it may be settled."""
+        pinned: dict[int, Result] = {}
+        while True:
+            try:
+                results = self._attempt(unit, pinned)
+            except Stop as stop:
+                self._roll_back()
+                prepared = unit.mutations[stop.index]
+                first = self._first_verdict(unit.principal.user, prepared)
+                if isinstance(first, Result):
+                    pinned[stop.index] = first
+                    continue
+                return self._refuse(unit, pinned, stop.index, first or stop.fault)
+            self._undo.clear()
+            self._marks.clear()
+            return results
+
+    def _attempt(self, unit: Unit, pinned: Mapping[int, Result]) -> list[Result]:
+        results: list[Result] = []
+        events: list[tuple[str, Event]] = []
+        done: list[Done] = []
+        for index, prepared in enumerate(unit.mutations):
+            if index in pinned:
+                results.append(pinned[index])
+                continue
+            try:
+                if unit.doomed is not None:
+                    raise unit.doomed
+                results.append(self._one(unit, index, prepared, done, events))
+            except (Rejection, Postponed) as fault:
+                raise Stop(index, fault) from fault
+        self.integrity.check(unit, done, events)
+        for scope, event in events:
+            self._events.setdefault(scope, []).append(event)
+        return results
+
+    def _refuse(
+        self, unit: Unit, pinned: Mapping[int, Result], index: int, fault: Rejection | Postponed
+    ) -> list[Result]:
+        if isinstance(fault, Postponed):
+            kept = Rejection("unavailable", "waits with its group")
+            errors = [fault if i == index else kept for i in range(len(unit.mutations))]
+            return [_retry(p.sent.seq, e.code, e.message) for p, e in zip(unit.mutations, errors, strict=True)]
+        results = []
+        for i, prepared in enumerate(unit.mutations):
+            if i in pinned:
+                results.append(pinned[i])
+                continue
+            why = (
+                fault
+                if i == index
+                else Rejection("group_rejected", f"mutation {unit.mutations[index].sent.seq} of its group was rejected")
+            )
+            results.append(journal.rejected(prepared.sent.seq, why))
+            if not self._is_told_again(unit.principal.user, prepared):
+                own = unit.principal.own
+                self._rejections.append(
+                    journal.rejection_entry(own, unit.principal.user, unit.client, self.now, prepared, why)
+                )
+        return results
+
+    def _roll_back(self) -> None:
+        for key, cell in self._undo.items():
+            if cell is None:
+                del self.cells[key]
+            else:
+                self.cells[key] = cell
+        for scope, (head, at) in self._marks.items():
+            state = self.scopes[scope]
+            state.head, state.clock = head, at
+        self._undo.clear()
+        self._marks.clear()
+
+    # ── first verdicts stand ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def _spent(self, user: str, prepared: Prepared) -> list[Event]:
+        if not prepared.addressed:
+            return []
+        found = self.facts.spent.get(journal.reading_hash(user, prepared), [])
+        return [e for e in found if journal.is_of(e, user, prepared) and e.scope == prepared.scope]
+
+    def _is_told_again(self, user: str, prepared: Prepared) -> bool:
+        return any(event.content == journal.content_hash(prepared) for event in self._spent(user, prepared))
+
+    def _check_spent(self, user: str, prepared: Prepared) -> None:
+        """A reading once rejected is spent: the same content is told the same again, another is `clock_reused`."""
+        spent = self._spent(user, prepared)
+        if not spent:
+            return
+        content = journal.content_hash(prepared)
+        for event in spent:
+            if event.content == content:
+                raise journal.told_again(event)
+        if any(event.code != "clock_reused" for event in spent):
+            raise _reused()
+
+    def _first_verdict(self, user: str, prepared: Prepared) -> Result | Rejection | None:
+        """What the journal recorded for a mutation about to be refused: its verdict, or `clock_reused`."""
+        if not prepared.addressed or prepared.declared is None:
+            return None
+        key = RowKey(prepared.scope, prepared.entity, prepared.row)
+        if key not in self.facts.recorded:
+            self.needs.recorded.add(key)
+            return None
+        recorded = [
+            e
+            for e in self.facts.recorded[key]
+            if e.outcome in ("applied", "superseded") and journal.is_of(e, user, prepared)
+        ]
+        if not recorded:
+            return None
+        content = journal.content_hash(prepared)
+        same = [event for event in recorded if event.content == content]
+        return journal.first_verdict(same[-1], prepared.scope, prepared.sent.seq) if same else _reused()
+
+    # ── one mutation ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _one(
+        self, unit: Unit, index: int, prepared: Prepared, done: list[Done], events: list[tuple[str, Event]]
+    ) -> Result:
+        """The checks in the protocol's order, then the clock rule."""
+        self._check_spent(unit.principal.user, prepared)
+        self._check_schema(unit.schema)
+        scope = self._check_static(unit.principal, prepared)
+        write, entity = prepared.write, prepared.declared
+        if write is None or entity is None:
+            raise AssertionError("a mutation without a fault has a write")
+        key = RowKey(prepared.scope, prepared.entity, prepared.row)
+        cell = self.cell(key, entity)
+        self._check_row(key, cell, write, max(self._horizon, scope.horizon))
+        if (
+            cell.state is None
+            and write.op == "delete"
+            and clock.millis_of(write.at) < max(self._horizon, scope.horizon)
+        ):
+            return self._superseded(unit, prepared, Effect("superseded", RowState(write.at, True, {})), events)
+        effect = merge.apply(cell.state, write)
+        if effect.verdict == "clock_reused":
+            raise _reused()
+        if effect.verdict == "superseded":
+            return self._superseded(unit, prepared, effect, events)
+        if not effect.took_effect:
+            return self._applied(prepared, effect, cell.version)
+        after = self._store(key, cell, effect.state, write.at)
+        done.append(Done(index, key, after, cell.state, effect, write))
+        events.append((key.scope, self._event(unit, prepared, effect, after.version)))
+        return self._applied(prepared, effect, after.version)
+
+    def _check_schema(self, number: int) -> None:
+        if not self.limits.oldest_schema <= number <= self.limits.schema:
+            raise Postponed(
+                "schema_mismatch",
+                f"this service speaks schema {self.limits.oldest_schema} to {self.limits.schema}, not {number}",
+            )
+
+    def _check_static(self, principal: Principal, prepared: Prepared) -> ScopeState:
+        """The faults found before, access and the clock, each in its place."""
+        fault = prepared.fault
+        rank = RANK[fault.code] if fault is not None else len(RANK)
+        if fault is not None and rank < _AFTER_ACCESS:
+            raise fault
+        scope = self._check_access(principal, prepared.scope)
+        if fault is not None and rank < _AFTER_CLOCK:
+            raise fault
+        at = prepared.at
+        if clock.millis_of(at) > self.now + self.limits.max_drift and at > scope.clock:
+            raise Postponed("clock_ahead", f"at lies more than {self.limits.max_drift} ms ahead of the service's time")
+        if fault is not None:
+            raise fault
+        return scope
+
+    def _check_access(self, principal: Principal, scope: str) -> ScopeState:
+        if scope != principal.own:
+            role = self.facts.roles.get((scope, principal.user))
+            if scope not in self.scopes or not allows(self.access.grant_of(scope, role), "write"):
+                raise Rejection("forbidden", "no such scope, or it may not be written")
+        return self.scopes[scope]
+
+    def _check_row(self, key: RowKey, cell: Cell, write: Write, horizon: int) -> None:
+        if not cell.entity.key.per_scope and self._lives_elsewhere(key):
+            raise Rejection("row_taken", "the key is in use in another scope")
+        if cell.state is None and write.op == "patch":
+            raise Rejection("row_unknown", "the row never existed")
+        if clock.millis_of(write.at) >= horizon:
+            return
+        if cell.state is None and write.op == "put":
+            raise Rejection("too_old", "the write lies before the retention horizon")
+        if cell.state is not None and any(
+            _forgotten(cell.state, path, write.at) for path in write.values if "/" in path
+        ):
+            raise Rejection("too_old", "the write of a map key lies before the retention horizon")
+
+    def _lives_elsewhere(self, key: RowKey) -> bool:
+        for scope in self.facts.places.get((key.entity, key.row), ()):
+            other = RowKey(scope, key.entity, key.row)
+            touched = self.cells.get(other)
+            held = self.facts.rows.get(other)
+            if scope != key.scope and (
+                touched.visible if touched is not None else held is not None and not held.deleted
+            ):
+                return True
+        return False
+
+    def _superseded(self, unit: Unit, prepared: Prepared, effect: Effect, events: list[tuple[str, Event]]) -> Result:
+        write = prepared.write
+        reason = "deleted" if effect.state.deleted and write is not None and write.op == "patch" else None
+        event = self._event(unit, prepared, effect, 0)
+        event.outcome, event.values, event.reason = "superseded", prepared.sent.fields, reason
+        event.won = _winners(effect.state, write.values if write is not None else {})
+        events.append((prepared.scope, event))
+        return Result(prepared.sent.seq, "superseded", reason=UNSET if reason is None else reason)
+
+    def _applied(self, prepared: Prepared, effect: Effect, version: int) -> Result:
+        seq = prepared.sent.seq
+        if effect.hidden:
+            return Result(seq, "superseded", reason="deleted")
+        lost = list(effect.superseded_paths) if effect.superseded_paths else UNSET
+        return Result(seq, "applied", scope=prepared.scope, version=version, superseded_fields=lost)
+
+    def _event(self, unit: Unit, prepared: Prepared, effect: Effect, version: int) -> Event:
+        write = prepared.write
+        patch = write is not None and write.op == "patch"
+        event = Event(
+            outcome="applied",
+            op=prepared.sent.op,
+            entity=prepared.entity,
+            row=prepared.row,
+            at=prepared.at,
+            user=unit.principal.user,
+            client=unit.client,
+            version=version,
+            content=journal.content_hash(prepared),
+            names=[path for path in prepared.write.values if path not in effect.superseded_paths]
+            if patch and prepared.write is not None
+            else None,
+            overwrote=effect.overwritten or None,
+        )
+        if effect.hidden:
+            event.outcome, event.reason, event.values = "superseded", "deleted", prepared.sent.fields
+        elif effect.superseded_paths:
+            event.values = {path: prepared.sent.fields[path] for path in effect.superseded_paths}
+            event.won = _winners(effect.state, event.values)
+        return event
+
+    # ── rows ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def cell(self, key: RowKey, entity: Entity | None = None) -> Cell:
+        """A row as the batch has left it so far."""
+        touched = self.cells.get(key)
+        if touched is not None:
+            return touched
+        entity = entity if entity is not None else self.declaration.entities[key.entity]
+        if key not in self.facts.rows:
+            self.needs.rows.add(key)
+        held = self.facts.rows.get(key)
+        if held is None:
+            return Cell(entity, None, 0, None)
+        return Cell(entity, feed.from_feed(entity, held), held.version, held)
+
+    def _store(self, key: RowKey, cell: Cell, after: RowState, at: str) -> Cell:
+        """Put a row's new state in place; it takes a version if the visible document changes."""
+        scope = self.scopes[key.scope]
+        self._undo.setdefault(key, self.cells.get(key))
+        self._marks.setdefault(key.scope, (scope.head, scope.clock))
+        version, doc = cell.version, cell.doc
+        if _shows(cell.state, after):
+            scope.head += 1
+            version = scope.head
+            doc = feed.document(cell.entity, key.row, after) if after.visible else None
+        size = len(doc.encode()) if doc is not None else 0
+        if size > self.limits.max_doc:
+            raise Rejection("too_large", f"the document would hold {size} bytes; {self.limits.max_doc} are allowed")
+        scope.clock = max(scope.clock, at)
+        stored = Cell(cell.entity, after, version, cell.held, doc)
+        self.cells[key] = stored
+        self.facts.places[key.entity, key.row].add(key.scope)
+        self.integrity.noted(key, stored)
+        return stored
+
+    def write_for(self, unit: Unit, key: RowKey, op: str, values: dict[str, Any], above: str) -> tuple[str, Event]:
+        """A write of the server's own (`cascade`, `set_null`), with a reading above every clock of the row."""
+        cell = self.cell(key)
+        if cell.state is None:
+            raise AssertionError("only rows that are there are written on")
+        at = _above(self.now, max(above, cell.state.latest), self.node)
+        write = Write("delete" if op == "cascade" else "patch", at, values)
+        effect = merge.apply(cell.state, write)
+        after = self._store(key, cell, effect.state, at)
+        event = Event(
+            outcome="applied",
+            op=write.op,
+            entity=key.entity,
+            row=key.row,
+            at=at,
+            user=unit.principal.user,
+            client=unit.client,
+            version=after.version,
+            content=0,
+            names=list(values) or None,
+            overwrote=effect.overwritten or None,
+            by=op,
+        )
+        return key.scope, event
+
+    def undone(self, key: RowKey) -> Cell:
+        """A row as it was before the present unit."""
+        before = self._undo.get(key)
+        if before is not None:
+            return before
+        held = self.facts.rows.get(key)
+        entity = self.declaration.entities[key.entity]
+        return Cell(entity, None if held is None else feed.from_feed(entity, held), 0, held)
+
+    # ── the whole ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def outcome(self, results: list[list[Result]]) -> Outcome:
+        """Everything to write and to tell, once all units are settled and nothing is missing."""
+        feed_rows: list[FeedRow] = []
+        images: list[RowImage] = []
+        gone: list[RowKey] = []
+        swapped = self.integrity.swapped()
+        for key, cell in self.cells.items():
+            state, held = cell.state, cell.held
+            if state is None:
+                continue
+            was_live = held is not None and not held.deleted
+            moved = held is None or held.version != cell.version
+            doc = cell.doc if moved else (held.doc if held is not None and state.visible else None)
+            row = feed.to_feed(key, state, cell.version, doc, self.now)
+            feed_rows.append(row)
+            self._count(key, held, row)
+            if state.visible and (moved or key in swapped):
+                images.append(feed.image(key, state, new=not was_live or key in swapped))
+            elif was_live and not state.visible:
+                gone.append(key)
+        entries = [journal.commit_entry(scope, self.now, events) for scope, events in self._events.items()]
+        moved_scopes = [state for name, state in self.scopes.items() if state != self.facts.scopes[name]]
+        saved = Saved(moved_scopes, feed_rows, images, gone, sorted(swapped), entries + self._rejections)
+        clocks = {name: state.clock for name, state in self.scopes.items()}
+        return Outcome(results, saved, list(self._commits(feed_rows, moved_scopes)), clocks)
+
+    def _count(self, key: RowKey, held: FeedRow | None, row: FeedRow) -> None:
+        """Move the scope's digest by what this row changes (SPEC 5)."""
+        state = self.scopes[key.scope]
+        if held is not None and not held.deleted:
+            state.live -= 1
+            state.total -= digest.term(key.entity, key.row, held.version)
+        if not row.deleted:
+            state.live += 1
+            state.total += digest.term(key.entity, key.row, row.version)
+        state.total %= digest.MODULUS
+
+    def _commits(self, rows: list[FeedRow], moved: list[ScopeState]) -> Iterator[Commit]:
+        by_scope: dict[str, list[FeedRow]] = {}
+        for row in rows:
+            by_scope.setdefault(row.scope, []).append(row)
+        for state in moved:
+            after = self.facts.scopes[state.scope].head
+            shown = sorted((r for r in by_scope.get(state.scope, ()) if r.version > after), key=lambda r: r.version)
+            yield Commit(after, state, len(shown), ",".join(map(feed.change, shown)).encode())
+
+
+def _members(state: ScopeState) -> dict[str, Any]:
+    return {name: getattr(state, name) for name in state.__struct_fields__}
+
+
+def _retry(seq: int, code: str, message: str) -> Result:
+    return Result(seq, "retry", error=VerdictError(code, message))
+
+
+def _reused() -> Rejection:
+    return Rejection("clock_reused", "this reading was used for another write")
+
+
+def _shows(before: RowState | None, after: RowState) -> bool:
+    """Whether the visible document changes: it appears, goes, or differs (in `updated_at` at least)."""
+    was = before is not None and before.visible
+    if not (was and after.visible) or before is None:
+        return was or after.visible
+    if clock.millis_of(before.latest) != clock.millis_of(after.latest):
+        return True
+    return not merge.same_value(before.fields, after.fields)
+
+
+def _forgotten(state: RowState, path: str, at: str) -> bool:
+    """Whether a map key's clock may have been forgotten: it has none, and no later clock stands above it."""
+    field = path.partition("/")[0]
+    return path not in state.clocks and state.clocks.get(field, "") <= at and state.root <= at
+
+
+def _winners(state: RowState, paths: Mapping[str, Any]) -> dict[str, str]:
+    """For each path the clock that won over it."""
+    winners: dict[str, str] = {}
+    for path in paths or ("",):
+        field = path.partition("/")[0]
+        winners[path] = max(state.root, state.clocks.get(field, ""), state.clocks.get(path, ""))
+    return winners
+
+
+def _above(now: int, at: str, node: str) -> str:
+    """A reading of the server's at wall time `now`, above `at`."""
+    ticking = clock.Clock(node, at)
+    return ticking.issue(now)
