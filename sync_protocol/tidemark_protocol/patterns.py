@@ -115,7 +115,9 @@ class _Scanner:
     def _escape(self) -> bool:
         char = self.text[self.at + 1 : self.at + 2]
         if char and char in "bB":
-            self.out.append(self._take(2))
+            # Python's \B, unlike ECMAScript's, fails on an empty text.
+            self.out.append(r"\b" if char == "b" else r"(?!\b)")
+            self._take(2)
             return False
         if char and char in "sS":
             self._take(2)
