@@ -15,7 +15,7 @@ to be readers. Nothing of a state with a higher number is passed on before their
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from types import TracebackType
 from typing import Final, Protocol, Self
 
@@ -55,7 +55,18 @@ class Topic:
     while unknown. `head` and `number`: the highest head and number of members that anybody has told of.
     """
 
-    __slots__ = ("followers", "head", "members", "number", "position", "reading", "scope", "trackers", "watches")
+    __slots__ = (
+        "followers",
+        "head",
+        "kept",
+        "members",
+        "number",
+        "position",
+        "reading",
+        "scope",
+        "trackers",
+        "watches",
+    )
 
     def __init__(self, scope: str) -> None:
         self.scope = scope
@@ -65,11 +76,13 @@ class Topic:
         self.trackers: set[Follower] = set()
         self.watches: set[Watch] = set()
         self.reading: asyncio.Task[None] | None = None
+        self.kept: list[Commit] = []
+        """Commits of this process that came while the feed was being read."""
 
     @property
     def idle(self) -> bool:
         """Whether nobody cares for it."""
-        return not (self.followers or self.trackers or self.watches)
+        return not (self.followers or self.trackers or self.watches or self.reading)
 
     @property
     def lags(self) -> bool:
@@ -132,7 +145,7 @@ class Hub:
         self._look = asyncio.Event()
         self._looked = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._streams: dict[object, Callable[[], asyncio.Task[None]]] = {}
+        self._streams: dict[object, Callable[[], Awaitable[None]]] = {}
         self.stopping = False
 
     # ── life ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -144,16 +157,14 @@ class Hub:
     async def stop(self) -> None:
         """End all streams, pushes under way answered first; then listen no more."""
         self.stopping = True
-        endings = [end() for end in self._streams.values()]
-        if endings:
-            await asyncio.wait(endings)
+        await asyncio.gather(*(end() for end in tuple(self._streams.values())))
         await self._wake.stop()
         tasks = [task for task in (self._task, *(topic.reading for topic in self._topics.values())) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def enter(self, stream: object, end: Callable[[], asyncio.Task[None]]) -> None:
+    def enter(self, stream: object, end: Callable[[], Awaitable[None]]) -> None:
         """A stream has begun; `end` ends it when the service stops."""
         self._streams[stream] = end
 
@@ -169,9 +180,10 @@ class Hub:
         topic = self._topics.get(state.scope)
         if topic is None:
             return
-        fits = topic.position == commit.after and topic.members >= state.members and topic.reading is None
-        if fits and commit.count:
-            self._pass_on(topic, self.frames.batch(commit.after, state, commit.changes))
+        if topic.reading is not None:
+            self._keep(topic, commit)
+        elif topic.followers:
+            self._pass_on_commit(topic, commit)
         self._heard(topic, state.head, state.members)
 
     def _woken(self, wakeup: Wakeup | None) -> None:
@@ -196,7 +208,6 @@ class Hub:
             for watch in topic.watches:
                 watch.moved()
         if not topic.followers:
-            topic.position = topic.head
             if topic.number > topic.members:
                 self._members_moved(topic, topic.number)
         elif topic.lags and topic.reading is None:
@@ -205,16 +216,17 @@ class Hub:
     # ── who follows ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def attach(self, follower: Follower, state: ScopeState) -> bool:
-        """Follow a scope, as one who was found to be a reader when it stood at `state`.
+        """Follow a scope, as one who was found to be a reader when it stood at `state`, a state read from the store.
 
         False: members have changed since then; ask again.
         """
         topic = self._topic(state.scope)
-        if topic.members > state.members:
+        if topic.followers and topic.members > state.members:
             return False
         if not topic.followers:
-            topic.position = max(topic.position, state.head)
-            topic.members = state.members
+            topic.position = state.head
+            if topic.members != state.members:
+                self._members_moved(topic, state.members)
         topic.followers.add(follower)
         self._heard(topic, state.head, state.members)
         return True
@@ -262,8 +274,6 @@ class Hub:
     def _tidy(self, topic: Topic) -> None:
         if topic.idle:
             self._topics.pop(topic.scope, None)
-            if topic.reading is not None:
-                topic.reading.cancel()
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -272,27 +282,29 @@ class Hub:
         try:
             while topic.lags and topic.followers:
                 await self._read(topic)
+                for commit in topic.kept:
+                    self._pass_on_commit(topic, commit)
+                topic.kept.clear()
         except Unavailable as error:
-            _log.info("followed scope cannot be read", scope=topic.scope, error=str(error))  # the next look tries again
+            _log.info("scope_unreadable", scope=topic.scope, reason=str(error))  # the next look tries again
         finally:
             topic.reading = None
+            topic.kept.clear()
+            self._tidy(topic)
 
     async def _read(self, topic: Topic) -> None:
-        run = await self.store.run(topic.scope, topic.position, 0, MAX_CHANGES, self.buffer)
-        if run is None:
-            # A scope that somebody followed is gone: another database. Those who look again will be told.
-            topic.head, topic.number = topic.position, topic.members
-            return
-        state = run.state
-        topic.head, topic.number = max(topic.head, state.head), max(topic.number, state.members)
+        """Tell what the feed holds beyond the topic's position; if that is too much, that it is."""
+        start, head, number = topic.position, topic.head, topic.number
+        run = await self.store.run(topic.scope, start, 0, MAX_CHANGES, self.buffer)
+        state = ScopeState(topic.scope, start, members=topic.members) if run is None else run.state
+        # A hint is true by the time it is given: one that this snapshot does not bear out never was.
+        topic.head = state.head if topic.head == head else topic.head
+        topic.number = state.members if topic.number == number else topic.number
         if state.members > topic.members:
             await self._ask_again(topic, state.members)
-        if state.head > topic.position:
-            whole = run.to == state.head and state.floor <= topic.position
-            self._pass_on(topic, self.frames.batch(topic.position, state, run.body if whole else None))
-        elif state.head < topic.head:
-            topic.head = state.head
-        topic.number = max(topic.members, min(topic.number, state.members))
+        if run is not None and state.head > start == topic.position:
+            whole = run.to == state.head and state.floor <= start
+            self._pass_on(topic, self.frames.batch(start, state, run.body if whole else None))
 
     async def _ask_again(self, topic: Topic, number: int) -> None:
         """Members changed: find those who are no readers any more, and let them go before anything else is said."""
@@ -308,6 +320,17 @@ class Hub:
         topic.members = number
         for tracker in tuple(topic.trackers):
             tracker.membership_moved()
+
+    def _pass_on_commit(self, topic: Topic, commit: Commit) -> None:
+        """Pass on the very bytes of a commit, if it is the next one and nothing has changed in who may read."""
+        state = commit.state
+        if commit.count and topic.position == commit.after and topic.members >= state.members:
+            self._pass_on(topic, self.frames.batch(commit.after, state, commit.changes))
+
+    def _keep(self, topic: Topic, commit: Commit) -> None:
+        """For after the read, as far as it fits into the buffer; what does not is read again."""
+        if sum(len(kept.changes) for kept in topic.kept) + len(commit.changes) <= self.buffer:
+            topic.kept.append(commit)
 
     def _pass_on(self, topic: Topic, batch: Batch) -> None:
         topic.position = batch.to
@@ -328,7 +351,7 @@ class Hub:
             try:
                 await self._look_at_all()
             except Unavailable as error:
-                _log.info("heads cannot be looked up", error=str(error))
+                _log.info("heads_unreadable", reason=str(error))
 
     async def _look_at_all(self) -> None:
         scopes = list(self._topics)

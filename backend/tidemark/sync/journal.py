@@ -8,11 +8,11 @@ from __future__ import annotations
 from typing import Any, Final, Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from tidemark.store.base import JournalEntry, JournalRow
 from tidemark_protocol.errors import Rejection
-from tidemark_protocol.messages import UNSET, Result, UnsetType, VerdictError
+from tidemark_protocol.messages import Result, VerdictError
 
 from .feed import hash63, row_hash
 from .prepare import Prepared

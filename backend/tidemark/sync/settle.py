@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from msgspec import Struct
+from msgspec import UNSET, Struct
 
 from tidemark.store.base import FeedRow, JournalEntry, RowImage, RowKey, Saved, ScopeState
 from tidemark_protocol import clock, digest, merge
 from tidemark_protocol.errors import Postponed, Rejection
 from tidemark_protocol.merge import Effect, RowState, Write
-from tidemark_protocol.messages import UNSET, Result, VerdictError
+from tidemark_protocol.messages import Result, VerdictError
 from tidemark_protocol.schema import Declaration, Entity
 
 from . import feed, journal

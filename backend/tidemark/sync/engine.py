@@ -1,0 +1,146 @@
+"""The sync engine of one process: its parts put together, and the verbs that the web layer calls."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+
+from tidemark.settings import Settings
+from tidemark.store.base import Store
+from tidemark.wake.base import Wake
+from tidemark_protocol import clock
+from tidemark_protocol.errors import RequestError
+from tidemark_protocol.messages import Mutation, PullRequest, PushResponse
+from tidemark_protocol.model import Declaration
+
+from .access import Access, Principal
+from .batch import Limits
+from .frames import FrameMaker
+from .history import History
+from .hub import Hub
+from .members import Members
+from .pipeline import Pipeline
+from .pull import Puller
+from .retention import Housekeeping
+
+
+class Engine:
+    """Push, pull, stream, members and journal over one store. `now` is wall time in ms, `chance(n)` n random bytes."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        declaration: Declaration,
+        settings: Settings,
+        wake: Wake,
+        now: Callable[[], int],
+        chance: Callable[[int], bytes],
+    ) -> None:
+        self.store = store
+        self.declaration = declaration
+        self.settings = settings
+        self.node = chance(8).hex()
+        self._now = now
+        self.access = Access(store, declaration)
+        self.hub = Hub(
+            store=store,
+            access=self.access,
+            wake=wake,
+            frames=FrameMaker(lambda: store.epoch, self.clock),
+            buffer=settings.stream_buffer,
+            poll_interval=settings.poll_interval,
+        )
+        self._pipeline = Pipeline(
+            store=store,
+            declaration=declaration,
+            access=self.access,
+            limits=Limits(
+                max_drift=settings.max_drift,
+                max_doc=settings.max_doc,
+                retention=settings.retention,
+                cascade=settings.cascade_limit,
+                oldest_schema=declaration.oldest,
+                schema=declaration.number,
+            ),
+            node=self.node,
+            now=now,
+            committed=self.hub.committed,
+        )
+        self._puller = Puller(
+            store=store, access=self.access, hub=self.hub, clock=self.clock, buffer=settings.pull_buffer
+        )
+        self._members = Members(
+            store=store, access=self.access, declaration=declaration, now=now, committed=self.hub.committed
+        )
+        self._history = History(store, self.access)
+        self._housekeeping = Housekeeping(
+            store=store,
+            declaration=declaration,
+            now=now,
+            owner=self.node,
+            interval=settings.housekeeping_interval,
+            retention=settings.retention,
+            journal_retention=settings.journal_retention,
+        )
+        self._sweeping: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Open the store and begin to listen and to keep house."""
+        await self.store.open()
+        await self.hub.start()
+        self._sweeping = asyncio.create_task(self._housekeeping.run())
+
+    async def stop(self) -> None:
+        """Answer what was taken in, end the streams, let go of the store."""
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            await asyncio.gather(self._sweeping, return_exceptions=True)
+        await self._pipeline.drain()
+        await self.hub.stop()
+        await self.store.close()
+
+    def clock(self, *readings: str) -> str:
+        """A reading not below wall time nor any of those given (SPEC 2)."""
+        return max(clock.reading(self._now(), 0, self.node), *readings)
+
+    async def push(self, principal: Principal, client: str, schema: int, mutations: list[Mutation]) -> PushResponse:
+        """A verdict for each mutation, every effect durable (SPEC 4). RequestError `too_large`, `unavailable`."""
+        if len(mutations) > self.settings.max_mutations:
+            raise RequestError("too_large", f"a push holds at most {self.settings.max_mutations} mutations")
+        results, reflected = await self._pipeline.submit(principal, client, schema, mutations)
+        return PushResponse(results, self.clock(reflected))
+
+    async def pull(self, principal: Principal, request: PullRequest) -> bytes:
+        """The body of an answer (SPEC 5). RequestError `schema_mismatch`."""
+        self.check_schema(request.schema)
+        return await self._puller.page(principal, request)
+
+    def pull_lines(self, principal: Principal, request: PullRequest) -> AsyncIterator[bytes]:
+        """Runs one to a line, and the trailer (SPEC 5). RequestError `schema_mismatch`."""
+        self.check_schema(request.schema)
+        return self._puller.lines(principal, request)
+
+    def check_schema(self, number: int) -> None:
+        """Raise RequestError `schema_mismatch` for a number that is not served."""
+        if not self.declaration.oldest <= number <= self.declaration.number:
+            raise RequestError(
+                "schema_mismatch",
+                f"this service speaks schema {self.declaration.oldest} to {self.declaration.number}, not {number}",
+            )
+
+    async def members(self, principal: Principal, scope: str) -> dict[str, str]:
+        return await self._members.list(principal, scope)
+
+    async def put_member(self, principal: Principal, scope: str, user: str, role: str) -> None:
+        await self._members.put(principal, scope, user, role)
+
+    async def delete_member(self, principal: Principal, scope: str, user: str) -> None:
+        await self._members.delete(principal, scope, user)
+
+    async def events(self, principal: Principal, parameters: Mapping[str, str]) -> bytes:
+        return await self._history.events(principal, parameters)
+
+    async def ready(self) -> None:
+        """Raise Unavailable while the database is away."""
+        await self.store.states(())
