@@ -1,0 +1,121 @@
+"""SPEC.md and the code say the same, both ways: codes, remedies, messages, invariants."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from tidemark_protocol import messages
+from tidemark_protocol.errors import MUTATION_CODES, REQUEST_CODES, Remedy
+from tidemark_protocol.stream_server import SUBPROTOCOL, CloseCode
+
+ROOT = Path(__file__).parents[2]
+SPEC = (ROOT / "sync_protocol" / "SPEC.md").read_text(encoding="utf-8")
+STRUCTS: dict[str, Any] = {
+    name: value
+    for name, value in vars(messages).items()
+    if inspect.isclass(value) and issubclass(value, msgspec.Struct) and value.__module__ == messages.__name__
+}
+
+FINGERPRINTS = {"tidemark.v1": "450901554b775f5c446ba6131ec4c408524b4773c0cb728b4fe2b1e27111c060"}
+"""What travels under each version. A change that an older peer cannot ignore needs another version; one that it can
+(a new member with a default, a new code with a known remedy) needs the new fingerprint here."""
+
+
+def table(*header: str) -> list[list[str]]:
+    """The rows, cell by cell without code marks, of the table of SPEC.md whose header begins with these cells."""
+    start = f"| {' | '.join(header)} |"
+    after = SPEC.split(start, 1)[1].splitlines()[2:]
+    rows = []
+    for line in after:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip().replace("`", "") for cell in line.strip("|").split("|")])
+    return rows
+
+
+def test_the_codes_of_a_mutation_stand_in_their_order_with_their_remedies() -> None:
+    """The table of section 4 is MUTATION_CODES: the same codes, order and remedies (I19)."""
+    said = [(code, remedy) for code, remedy, _ in table("code", "remedy", "when")]
+    assert said == [(code, remedy.value) for code, remedy in MUTATION_CODES.items()]
+
+
+def test_the_codes_that_put_off_are_marked() -> None:
+    """Exactly the codes whose remedy keeps the outbox as it is are verdicts `retry` in section 4."""
+    marked = {code for code, _, when in table("code", "remedy", "when") if when.startswith("(retry)")}
+    assert marked == {code for code, remedy in MUTATION_CODES.items() if remedy is not Remedy.PARK}
+
+
+def test_the_codes_of_a_request_stand_with_status_and_remedy() -> None:
+    """The table of section 7 is REQUEST_CODES: the same codes, statuses and remedies (I43)."""
+    said = [(code, int(status), remedy) for code, status, remedy, _ in table("code", "status", "remedy")]
+    assert said == [(code, status, remedy.value) for code, (status, remedy) in REQUEST_CODES.items()]
+
+
+def test_every_remedy_is_explained() -> None:
+    """The table of remedies is the enumeration."""
+    assert [remedy for remedy, _ in table("remedy", "the client")] == [remedy.value for remedy in Remedy]
+
+
+def test_every_close_code_is_explained() -> None:
+    """The table of section 6 names the close codes that the stream uses, and no others."""
+    said = {int(number) for codes, *_ in table("close code", "why") for number in re.findall(r"\d{4}", codes)}
+    assert said == {code.value for code in CloseCode}
+
+
+def test_every_message_stands_with_its_members() -> None:
+    """Appendix A is messages.py: the same messages, tags and members, in order."""
+    said = {name: (travels, members) for name, travels, members in table("message", "travels as", "members")}
+    assert said.keys() == STRUCTS.keys()
+    for name, struct in STRUCTS.items():
+        travels, members = said[name]
+        fields = msgspec.structs.fields(struct)
+        assert members == ", ".join(field.encode_name + ("" if field.required else "?") for field in fields), name
+        tag = struct.__struct_config__.tag
+        assert travels.startswith(f"t = {tag}, ") if tag else not travels.startswith("t ="), name
+
+
+@pytest.mark.parametrize(
+    ("direction", "union"), [("to the server", messages.ClientFrame), ("to the client", messages.ServerFrame)]
+)
+def test_every_frame_travels_its_way(direction: str, union: Any) -> None:
+    """The unions of frames hold what appendix A sends each way."""
+    said = {name for name, travels, _ in table("message", "travels as", "members") if travels.endswith(direction)}
+    assert said == {struct.__name__ for struct in union.__args__}
+
+
+def test_the_wire_has_not_changed_unnoticed() -> None:
+    """What travels under this version of the protocol is what its fingerprint says."""
+    _, components = msgspec.json.schema_components(list(STRUCTS.values()))
+    shape = [without_descriptions(components), list(MUTATION_CODES.items()), list(REQUEST_CODES.items())]
+    found = hashlib.sha256(msgspec.json.encode(shape, order="sorted")).hexdigest()
+    assert found == FINGERPRINTS[SUBPROTOCOL]
+
+
+def without_descriptions(tree: Any) -> Any:
+    """A JSON Schema without its prose."""
+    if isinstance(tree, dict):
+        return {key: without_descriptions(value) for key, value in tree.items() if key != "description"}
+    return [without_descriptions(value) for value in tree] if isinstance(tree, list) else tree
+
+
+def test_every_number_cited_is_an_invariant() -> None:
+    """What tests cite stands in SPEC.md, where each invariant is stated once and numbered without a gap."""
+    stated = [int(number) for number in re.findall(r"^> \*\*I(\d+)\*\* ", SPEC, re.MULTILINE)]
+    assert stated == list(range(1, len(stated) + 1))
+    assert {number for numbers in citations().values() for number in numbers} <= set(stated)
+
+
+def citations() -> dict[str, set[int]]:
+    """For each file of tests the numbers it cites, written like `(I7)` or `(I7, I8)`."""
+    found = {}
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        groups = re.findall(r"\((I\d+(?:, I\d+)*)\)", path.read_text(encoding="utf-8"))
+        found[path.relative_to(ROOT).as_posix()] = {int(n) for group in groups for n in re.findall(r"\d+", group)}
+    return found
