@@ -261,7 +261,7 @@ def check_json(value: Any, room: int) -> Any:
             below.extend([entry for entry in entries if _is_container(entry)])
         level = below
     if depth > room:
-        raise TooDeep
+        raise TooDeep(f"nests more than {MAX_NESTING} deep")
     return value
 
 

@@ -24,7 +24,7 @@ STAMPS: Final = ("created_at", "updated_at")
 """Datetimes that the server keeps in every document."""
 
 
-class Field(Struct, frozen=True, omit_defaults=True):
+class Field(Struct, frozen=True):
     """One declared field.
 
     `default` is canonical, UNSET where there is none (a map's is `{}`). `min` and `max` count code points of a text

@@ -66,11 +66,22 @@ def to_wire(declaration: Declaration) -> dict[str, Any]:
 
 
 def _entity_to_wire(entity: Entity) -> dict[str, Any]:
-    wire: dict[str, Any] = msgspec.to_builtins(entity)
+    wire: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(entity))
     for server_only in ("name", "table", "adopted", "capture"):
         del wire[server_only]
-    for field in wire["fields"].values():
-        del field["name"]
+    wire["fields"] = {name: _field_to_wire(field) for name, field in entity.fields.items()}
+    return wire
+
+
+def _field_to_wire(field: Field) -> dict[str, Any]:
+    bare = Field("", "text")
+    wire: dict[str, Any] = {"type": field.type}
+    for option in ("nullable", "default", "min", "max", "pattern", "values", "precision", "scale", "ref"):
+        value = getattr(field, option)
+        if value != getattr(bare, option):
+            wire[option] = list(value) if option == "values" else value
+    if field.ref is not None:
+        wire["on_delete"] = field.on_delete
     return wire
 
 
@@ -108,8 +119,6 @@ class _Document(msgspec.Struct):
 
 
 def _entity_from_wire(name: str, tree: dict[str, Any]) -> Entity:
-    fields = tree.get("fields")
-    if isinstance(fields, dict):
-        named = {field: {**given, "name": field} for field, given in fields.items() if isinstance(given, dict)}
-        tree = {**tree, "fields": named}
-    return msgspec.convert({**tree, "name": name, "table": name}, Entity)
+    trees = msgspec.convert(tree.get("fields"), dict[str, dict[str, Any]])
+    fields = {field: {**given, "name": field} for field, given in trees.items()}
+    return msgspec.convert({**tree, "name": name, "table": name, "fields": fields}, Entity)

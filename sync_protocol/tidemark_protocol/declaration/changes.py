@@ -16,12 +16,12 @@ def read_changes(
 ) -> dict[int, dict[str, Conversion]]:
     """Number → entity → conversion, judged backwards from what is declared now."""
     changes: dict[int, dict[str, Conversion]] = {}
-    names = {name: set(trees[name].get("fields") or ()) for name in entities}
+    names = {name: _names(trees[name].get("fields")) for name in entities}
     touched: dict[str, set[str]] = {name: set() for name in entities}
     given = reader.mapping("changes", "schema numbers")
     for key in sorted(given, key=lambda key: -int(key) if _is_number(key) else 0):
         path = below(reader.at("changes"), key)
-        if not _is_number(key) or (number is not None and not 2 <= int(key) <= number):
+        if not _is_number(key) or not 2 <= int(key) <= (number or int(key)):
             reader.faults.note(path, f"must be a schema number from 2 to {number or 'the present one'}")
             continue
         if not isinstance(given[key], dict):
@@ -39,6 +39,10 @@ def read_changes(
             step[name] = conversion
         changes[int(key)] = step
     return changes
+
+
+def _names(tree: Any) -> set[str]:
+    return set(tree) if isinstance(tree, dict) else set()
 
 
 def _is_number(key: str) -> bool:

@@ -212,7 +212,7 @@ def _rule_value(
         try:
             return canonical(fields[name], value)
         except (Invalid, TooDeep) as error:
-            faults.note(path, f"{error or 'nests too deep'}, here stands {spell(value)}")
+            faults.note(path, f"{error}, here stands {spell(value)}")
     return value
 
 

@@ -155,6 +155,6 @@ def _with_default(field: Field, reader: Reader) -> Field:
     try:
         value = canonical(field, given)
     except (Invalid, TooDeep) as error:
-        reader.note("default", f"{error or 'nests too deep'}, here stands {spell(given)}")
+        reader.note("default", f"{error}, here stands {spell(given)}")
         return field
     return field if value is None else msgspec.structs.replace(field, default=value)

@@ -103,7 +103,7 @@ class _Builder:
             if not isinstance(key_node, ScalarNode):
                 self.faults.note(path, f"a key is not a word (line {line})")
                 continue
-            key = str(key_node.value)
+            key = self._text(key_node, path)
             value = self.build(value_node, below(path, key), depth + 1)
             if key in result:
                 self.faults.note(below(path, key), f"given twice (again in line {line})")
@@ -112,7 +112,7 @@ class _Builder:
         return result
 
     def _scalar(self, node: ScalarNode, path: str) -> Any:
-        text = str(node.value)
+        text = self._text(node, path)
         tag = str(node.tag).removeprefix(_TAG)
         if tag in {"str", "timestamp", "merge"}:
             return text
@@ -126,6 +126,15 @@ class _Builder:
         if _BASED.fullmatch(text):
             return int(text, 0)
         return float(text) if _FLOAT.fullmatch(text) else text
+
+    def _text(self, node: ScalarNode, path: str) -> str:
+        text = str(node.value)
+        try:
+            # Written as escapes, one character of JSON may stand here as the two halves of a pair.
+            return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
+        except UnicodeDecodeError:
+            self.faults.note(path, f"half a surrogate pair (line {node.start_mark.line + 1})")
+            return ascii(text)
 
 
 class Reader:
