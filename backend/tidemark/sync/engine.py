@@ -60,7 +60,7 @@ class Engine:
                 max_doc=settings.max_doc,
                 retention=settings.retention,
                 cascade=settings.cascade_limit,
-                oldest_schema=declaration.oldest,
+                oldest_schema=oldest_served(declaration),
                 schema=declaration.number,
             ),
             node=self.node,
@@ -102,7 +102,7 @@ class Engine:
 
     def clock(self, *readings: str) -> str:
         """A reading not below wall time nor any of those given (SPEC 2)."""
-        return max(clock.reading(self._now(), 0, self.node), *readings)
+        return max((clock.reading(self._now(), 0, self.node), *readings))
 
     async def push(self, principal: Principal, client: str, schema: int, mutations: list[Mutation]) -> PushResponse:
         """A verdict for each mutation, every effect durable (SPEC 4). RequestError `too_large`, `unavailable`."""
@@ -123,11 +123,9 @@ class Engine:
 
     def check_schema(self, number: int) -> None:
         """Raise RequestError `schema_mismatch` for a number that is not served."""
-        if not self.declaration.oldest <= number <= self.declaration.number:
-            raise RequestError(
-                "schema_mismatch",
-                f"this service speaks schema {self.declaration.oldest} to {self.declaration.number}, not {number}",
-            )
+        oldest, newest = oldest_served(self.declaration), self.declaration.number
+        if not oldest <= number <= newest:
+            raise RequestError("schema_mismatch", f"this service speaks schema {oldest} to {newest}, not {number}")
 
     async def members(self, principal: Principal, scope: str) -> dict[str, str]:
         return await self._members.list(principal, scope)
@@ -144,3 +142,8 @@ class Engine:
     async def ready(self) -> None:
         """Raise Unavailable while the database is away."""
         await self.store.states(())
+
+
+def oldest_served(declaration: Declaration) -> int:
+    """The oldest number served: shapes before a declared change are not converted, so their clients must upgrade."""
+    return max(declaration.oldest, *declaration.changes, 1)
