@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shutil
 import time
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -13,6 +14,8 @@ import pytest
 from tests.conformance.declared import DECLARATION
 from tidemark.store.base import Store
 from tidemark.store.memory import MemoryStore
+from tidemark.store.postgresql import PostgresStore
+from tidemark.store.sqlite import SqliteStore
 
 
 def now() -> int:
@@ -21,23 +24,18 @@ def now() -> int:
 
 
 class Database(ABC):
-    """An empty database for one test. Differences between stores are declared here, nowhere else."""
+    """A database of a test's own, its tables made and empty. Differences between stores are declared here alone."""
 
     overlapping: ClassVar[bool]
     """Whether transactions of different scopes run at the same time, so that one may wait for what another does."""
 
-    def __init__(self, request: pytest.FixtureRequest, folder: Path) -> None:
-        """Keep the way to further fixtures and the test's own folder."""
-        self.request = request
-        self.folder = folder
-
     @abstractmethod
-    async def prepare(self) -> None:
-        """Make the tables."""
+    def __init__(self, request: pytest.FixtureRequest, folder: Path) -> None:
+        """Make it, with the help of fixtures; `folder` is the test's own."""
 
     @abstractmethod
     def store(self) -> Store:
-        """A store on this database, not opened yet; each is as a process of its own would have it."""
+        """A store on this database, not opened yet: each as a process of its own would have it."""
 
 
 class Memory(Database):
@@ -46,15 +44,38 @@ class Memory(Database):
     overlapping = True
 
     def __init__(self, request: pytest.FixtureRequest, folder: Path) -> None:
-        super().__init__(request, folder)
         self._store = MemoryStore(DECLARATION, chance=secrets.token_bytes)
 
-    async def prepare(self) -> None:
-        """Nothing to be made."""
-
     def store(self) -> Store:
-        """The one store."""
+        """The one store, again and again."""
         return self._store
 
 
-KINDS: Final[dict[str, type[Database]]] = {"memory": Memory}
+class Sqlite(Database):
+    """A file; one transaction at a time."""
+
+    overlapping = False
+
+    def __init__(self, request: pytest.FixtureRequest, folder: Path) -> None:
+        template: Path = request.getfixturevalue("sqlite_template")
+        self.url = f"sqlite:///{shutil.copy(template, folder / 'tidemark.db')}"
+
+    def store(self) -> Store:
+        """Only one may be open."""
+        return SqliteStore(self.url, DECLARATION, now=now, chance=secrets.token_bytes)
+
+
+class Postgresql(Database):
+    """A database of the run's cluster."""
+
+    overlapping = True
+
+    def __init__(self, request: pytest.FixtureRequest, folder: Path) -> None:
+        self.url: str = request.getfixturevalue("migrated_postgresql_url")
+
+    def store(self) -> Store:
+        """Any number, as from any number of processes."""
+        return PostgresStore(self.url, DECLARATION, now=now, chance=secrets.token_bytes)
+
+
+KINDS: Final[dict[str, type[Database]]] = {"memory": Memory, "sqlite": Sqlite, "postgresql": Postgresql}

@@ -1,0 +1,178 @@
+"""How the declared tables of a database differ from the declaration, as Alembic operations (SPEC 10)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, NamedTuple
+
+import sqlalchemy as sa
+from alembic.autogenerate import produce_migrations
+from alembic.migration import MigrationContext
+from alembic.operations import ops
+from sqlalchemy.engine import Connection
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from tidemark_protocol.model import Declaration
+
+from .tables import NAME_MAX, declared_metadata
+
+_PLUGINS: Final = ["alembic.autogenerate.*", "alembic.ext.checkconstraint_byname"]
+
+
+class Difference(NamedTuple):
+    """What would make the tables as declared; `losses` says of which operations why they may lose or lack data."""
+
+    operations: list[ops.MigrateOperation]
+    losses: list[str]
+    undeclared: list[str]
+    """Columns that no field stands for, and that rows can be written without."""
+
+
+def difference(connection: Connection, declaration: Declaration) -> Difference:
+    """Compare a database with the declaration; indexes, checks and tables that others made are left alone."""
+    metadata = declared_metadata(declaration)
+    script = produce_migrations(migration_context(connection, metadata), metadata)
+    operations: list[ops.MigrateOperation] = []
+    losses: list[str] = []
+    undeclared: list[str] = []
+    for table, changes in _by_table(script.upgrade_ops).items():
+        ours = [change for change in changes if _is_ours(change, table)]
+        for change in ours:
+            if isinstance(change, ops.DropColumnOp) and _may_stay(change):
+                undeclared.append(f"column {table}.{change.column_name} is not declared any more")
+            elif (reason := _loss(connection, change)) is not None:
+                losses.append(reason)
+        if connection.dialect.name == "sqlite" and not all(map(_sqlite_can, ours)):
+            ours = _rebuilt(connection, metadata.tables[table])
+        operations += ours
+    return Difference(operations, losses, undeclared)
+
+
+def migration_context(connection: Connection, metadata: sa.MetaData) -> MigrationContext:
+    """What Alembic compares and renders with; it sees the tables of `metadata` alone."""
+    return MigrationContext.configure(
+        connection,
+        opts={
+            "target_metadata": metadata,
+            "include_name": lambda name, kind, _: kind != "table" or name in metadata.tables,
+            "autogenerate_plugins": _PLUGINS,
+            "compare_server_default": False,
+        },
+    )
+
+
+def as_it_was(connection: Connection, declaration: Declaration) -> list[ops.MigrateOperation]:
+    """What makes the declared tables that a database has, with those of the declared columns that it has."""
+    found: list[ops.MigrateOperation] = []
+    inspector = sa.inspect(connection)
+    held = {name: {c["name"] for c in columns} for (_, name), columns in inspector.get_multi_columns().items()}
+    for table in declared_metadata(declaration).sorted_tables:
+        if table.name not in held:
+            continue
+        checks = {check["name"] for check in inspector.get_check_constraints(table.name)}
+        indexes = {index["name"] for index in inspector.get_indexes(table.name)}
+        columns = [column for column in table.columns if column.name in held[table.name]]
+        constraints = [
+            constraint
+            for constraint in table.constraints
+            if isinstance(constraint, sa.PrimaryKeyConstraint) or constraint.name in checks
+        ]
+        found.append(ops.CreateTableOp(table.name, [*columns, *constraints], if_not_exists=True))
+        for index in table.indexes:
+            if index.name in indexes:
+                made = ops.CreateIndexOp.from_index(index)
+                made.if_not_exists = True
+                found.append(made)
+    return found
+
+
+def _by_table(upgrade: ops.UpgradeOps | None) -> dict[str, list[Any]]:
+    found: dict[str, list[Any]] = {}
+    for operation in upgrade.ops if upgrade else []:
+        inner: Sequence[Any] = operation.ops if isinstance(operation, ops.ModifyTableOps) else [operation]
+        found.setdefault(str(getattr(operation, "table_name", "")), []).extend(inner)
+    return found
+
+
+def _is_ours(change: Any, table: str) -> bool:
+    """Whether an operation concerns what we made: names of our indexes and checks begin with the table's."""
+    if isinstance(change, ops.DropIndexOp | ops.DropConstraintOp):
+        name = str(change.index_name if isinstance(change, ops.DropIndexOp) else change.constraint_name)
+        return name.startswith(tuple(f"{kind}_{table}_"[: NAME_MAX - 9] for kind in ("ix", "uq", "ck")))
+    return not isinstance(change, ops.DropTableOp)
+
+
+def _may_stay(change: ops.DropColumnOp) -> bool:
+    column = change.to_column()
+    return bool(column.nullable) or column.server_default is not None
+
+
+def _loss(connection: Connection, change: Any) -> str | None:
+    """Why an operation wants a person to look at it, or None."""
+    if isinstance(change, ops.DropColumnOp):
+        return f"column {change.table_name}.{change.column_name} is not declared any more, and rows need it"
+    if isinstance(change, ops.AddColumnOp):
+        required = not change.column.nullable and change.column.server_default is None
+        if required and _has_rows(connection, change.table_name):
+            return f"field {change.table_name}.{change.column.name} needs a default or nullable: there are rows"
+    if isinstance(change, ops.AlterColumnOp):
+        place = f"{change.table_name}.{change.column_name}"
+        if change.modify_nullable is False and _has_rows(connection, change.table_name):
+            return f"column {place} becomes required: there are rows"
+        wider = change.modify_type is None or _holds(
+            change.modify_type.dialect_impl(connection.dialect), change.existing_type
+        )
+        if not wider:
+            return f"column {place} changes from {change.existing_type} to {change.modify_type}"
+    if isinstance(change, ops.CreateCheckConstraintOp):
+        condition = str(change.condition).replace("\\:", ":")
+        if connection.exec_driver_sql(f'SELECT 1 FROM "{change.table_name}" WHERE NOT ({condition}) LIMIT 1').first():
+            return f"rows of {change.table_name} hold values that are not declared any more: {condition}"
+    return None
+
+
+def _has_rows(connection: Connection, table: str) -> bool:
+    return connection.execute(sa.select(1).select_from(sa.table(table)).limit(1)).first() is not None
+
+
+def _holds(new: Any, old: Any) -> bool:
+    """Whether every value of type `old` is one of `new`."""
+    if isinstance(old, sa.String) and isinstance(new, sa.String):
+        return new.length is None or (old.length is not None and old.length <= new.length)
+    if isinstance(old, sa.Numeric) and isinstance(new, sa.Numeric) and not isinstance(new, sa.Float):
+        old_scale, new_scale = old.scale or 0, new.scale or 0
+        return (
+            old.precision is not None
+            and new.precision is not None
+            and old_scale <= new_scale
+            and old.precision - old_scale <= new.precision - new_scale
+        )
+    return False
+
+
+def _sqlite_can(change: Any) -> bool:
+    """Whether SQLite can do it without making the table anew."""
+    if isinstance(change, ops.AddColumnOp):
+        return bool(change.column.nullable) or change.column.server_default is not None
+    return isinstance(change, ops.CreateTableOp | ops.CreateIndexOp | ops.DropIndexOp) or (
+        isinstance(change, ops.DropColumnOp) and _may_stay(change)
+    )
+
+
+def _rebuilt(connection: Connection, table: sa.Table) -> list[ops.MigrateOperation]:
+    """Statements that make a table of SQLite anew, with the values of the columns that stay."""
+    old = f"{table.name}__old"[-NAME_MAX:]
+    held = {column["name"] for column in sa.inspect(connection).get_columns(table.name)}
+    kept = ", ".join(f'"{column.name}"' for column in table.columns if column.name in held)
+    return [ops.ExecuteSQLOp(statement) for statement in _statements(connection, table, old, kept)]
+
+
+def _statements(connection: Connection, table: sa.Table, old: str, kept: str) -> Iterator[str]:
+    for held in sa.inspect(connection).get_indexes(table.name):
+        yield f'DROP INDEX "{held["name"]}"'
+    yield f'ALTER TABLE "{table.name}" RENAME TO "{old}"'
+    yield str(CreateTable(table).compile(dialect=connection.dialect)).strip()
+    yield f'INSERT INTO "{table.name}" ({kept}) SELECT {kept} FROM "{old}"'
+    yield f'DROP TABLE "{old}"'
+    for index in sorted(table.indexes, key=lambda index: str(index.name)):
+        yield str(CreateIndex(index).compile(dialect=connection.dialect))

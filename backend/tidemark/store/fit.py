@@ -1,0 +1,147 @@
+"""Whether a database fits a declaration: every table there, with what it needs (SPEC 10)."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from typing import Any, Final, TypeVar
+
+import asyncpg
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.engine import Connection, make_url
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+from tidemark_protocol.model import Declaration, Entity
+
+from .entities import EntityTable
+from .tables import Unfit, metadata_for
+
+T = TypeVar("T")
+
+_TAKES: Final[dict[str, tuple[type[Any], ...]]] = {
+    "text": (sa.String,),
+    "enum": (sa.String,),
+    "integer": (sa.Integer, sa.Numeric),
+    "number": (sa.Numeric,),
+    "decimal": (sa.Numeric,),
+    "boolean": (sa.Boolean,),
+    "date": (sa.Date,),
+    "time": (sa.Time,),
+    "datetime": (sa.DateTime,),
+    "uuid": (sa.Uuid,),
+    "json": (sa.JSON,),
+    "map": (sa.JSON,),
+}
+"""Types that a column of another program may have on PostgreSQL, by the declared type."""
+
+
+def plain_url(url: str) -> str:
+    """A database URL without the name of a driver."""
+    kind, mark, rest = url.partition("://")
+    return kind.partition("+")[0] + mark + rest
+
+
+def sqlite_path(url: str) -> str:
+    """The file of a SQLite URL, or a path as it is."""
+    path = make_url(url).database if "://" in url else url
+    if not path or path == ":memory:" or path.startswith("file:"):
+        raise Unfit("SQLite needs a file: sqlite:////absolute/path or sqlite:///relative/path")
+    return path
+
+
+def sqlite_engine(path: str) -> sa.Engine:
+    """An engine whose transactions hold schema changes too, and take the write lock at once."""
+
+    def connect() -> sqlite3.Connection:
+        connection = sqlite3.connect(path, isolation_level=None, timeout=5)
+        connection.execute("PRAGMA synchronous = FULL")
+        return connection
+
+    engine = sa.create_engine("sqlite://", creator=connect, poolclass=NullPool)
+    sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+    return engine
+
+
+async def with_postgres(url: str, work: Callable[[Connection], T]) -> T:
+    """Do synchronous `work` in one transaction of a connection of its own."""
+    engine = create_async_engine(
+        "postgresql+asyncpg://", async_creator=lambda **_: asyncpg.connect(plain_url(url)), poolclass=NullPool
+    )
+    try:
+        async with engine.begin() as connection:
+            return await connection.run_sync(work)
+    finally:
+        await engine.dispose()
+
+
+async def postgres_faults(url: str, declaration: Declaration) -> list[str]:
+    """`faults` of a PostgreSQL database, its settings included."""
+    return await with_postgres(url, lambda connection: [*_settings(connection), *faults(connection, declaration)])
+
+
+def faults(connection: Connection, declaration: Declaration) -> list[str]:
+    """What is missing, each in a sentence; empty when the database fits."""
+    inspector = sa.inspect(connection)
+    wanted = list(metadata_for(declaration).tables.values())
+    held = {name: columns for (_, name), columns in inspector.get_multi_columns().items()}
+    own = [name for table in wanted for name in _lacking(table, held)]
+    found = [f"the database is not up to date, migrate it (--migrate): {', '.join(own)} missing"] if own else []
+    for entity in declaration.entities.values():
+        if entity.adopted:
+            found += _misfits(inspector, entity, {c["name"]: c["type"] for c in held.get(entity.table, [])})
+    return found
+
+
+def _settings(connection: Connection) -> Iterator[str]:
+    if connection.exec_driver_sql("SHOW server_encoding").scalar() != "UTF8":
+        yield "the database's encoding is not UTF8"
+    if connection.exec_driver_sql("SELECT pg_is_in_recovery()").scalar():
+        yield "the server is a standby: it takes no writes"
+
+
+def _lacking(table: sa.Table, held: dict[str, Any]) -> list[str]:
+    if table.name not in held:
+        return [f"table {table.name}"]
+    names = {column["name"] for column in held[table.name]}
+    return [f"column {table.name}.{column.name}" for column in table.columns if column.name not in names]
+
+
+def _misfits(inspector: sa.Inspector, entity: Entity, types: dict[str, Any]) -> Iterator[str]:
+    """Why a table of another program does not fit its declaration."""
+    if not types:
+        yield f"table {entity.table} of {entity.name} is missing; it is named by `table:`, so it is not made here"
+        return
+    kinds: dict[str, str] = dict(zip(entity.key.columns, entity.key.types, strict=True))
+    kinds[entity.scope.column] = entity.scope.type
+    kinds |= {name: field.type for name, field in entity.fields.items()}
+    for name, kind in kinds.items():
+        if name not in types:
+            yield f"table {entity.table} has no column {name}"
+        elif inspector.dialect.name == "postgresql" and not _takes(types[name], kind):
+            yield f"column {entity.table}.{name} is {types[name]}, which does not hold a declared {kind}"
+    for name, field in entity.fields.items():
+        scale = getattr(types.get(name), "scale", None)
+        if field.type == "decimal" and scale is not None and scale < (field.scale or 0):
+            yield f"column {entity.table}.{name} rounds to {scale} digits after the point, {field.scale} are declared"
+    identity = {c.name.strip('"') for c in EntityTable(entity).identity}
+    if not any(identity == columns for columns in _unique_columns(inspector, entity.table)):
+        yield f"table {entity.table} has neither a primary key nor a unique index on {', '.join(sorted(identity))}"
+
+
+def _takes(held: Any, kind: str) -> bool:
+    if isinstance(held, postgresql.ENUM):
+        return False
+    if kind == "decimal" and isinstance(held, sa.Float):
+        return False
+    return isinstance(held, _TAKES[kind])
+
+
+def _unique_columns(inspector: sa.Inspector, table: str) -> Iterator[set[str | None]]:
+    yield set(inspector.get_pk_constraint(table)["constrained_columns"])
+    for constraint in inspector.get_unique_constraints(table):
+        yield set(constraint["column_names"])
+    for index in inspector.get_indexes(table):
+        if index["unique"] and not index.get("dialect_options", {}).get("postgresql_where"):
+            yield set(index["column_names"])

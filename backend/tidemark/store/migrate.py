@@ -1,0 +1,205 @@
+"""Bringing a database up to date: our revisions, the declared tables, and the documents in the feed (SPEC 10).
+
+Everything here is synchronous and makes connections of its own; inside an event loop, call it in a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import asyncpg
+import sqlalchemy as sa
+from alembic.autogenerate import render_python_code
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.operations import Operations, ops
+from alembic.script import ScriptDirectory
+from alembic.util import rev_id
+from sqlalchemy.engine import Connection
+
+import tidemark
+from alembic import command
+from tidemark_protocol.model import Declaration
+
+from . import documents
+from .base import Unavailable
+from .difference import as_it_was, difference, migration_context
+from .fit import faults, sqlite_engine, sqlite_path, with_postgres
+from .sqlite import claim
+from .tables import ADVISORY_CLASS, DECLARED_VERSIONS, OWN_VERSIONS, Unfit, declared_metadata
+
+T = TypeVar("T")
+
+
+def migrate(url: str, declaration: Declaration, migrations: Path | None = None) -> None:
+    """Bring a database up to date: by the revisions in `migrations` where there are any, else by difference.
+
+    Unfit, and nothing done, if that would lose data or if the revisions do not lead to the declaration.
+    """
+    _in_transaction(url, lambda connection: _migrate_tables(connection, declaration, migrations))
+    work = documents.Reshaping(declaration)
+    while _in_transaction(url, work.step):
+        pass
+
+
+def check(url: str, declaration: Declaration) -> list[str]:
+    """What keeps the service from starting on a database as it stands, each in a sentence."""
+    if _is_sqlite(url) and not Path(sqlite_path(url)).exists():
+        return [f"{sqlite_path(url)} does not exist: migrate first (--migrate)"]
+
+    def look(connection: Connection) -> list[str]:
+        found = faults(connection, declaration)
+        if not found:
+            found = _pending(connection, declaration)
+        if not found and documents.pending(connection, declaration):
+            found.append("the documents in the feed are not as declared yet, migrate them (--migrate)")
+        return found
+
+    return _in_transaction(url, look, alone=False)
+
+
+def revision(url: str, declaration: Declaration, migrations: Path, message: str) -> list[Path]:
+    """Write what a database lacks as revisions to be reviewed; the files, none if it lacks nothing.
+
+    The first revision of a database that has declared tables already is preceded by one that makes those as they are,
+    so that an empty database comes to the same.
+    """
+    migrations.mkdir(parents=True, exist_ok=True)
+
+    def write(connection: Connection) -> list[Path]:
+        config = _config(connection, migrations, DECLARED_VERSIONS)
+        scripts = ScriptDirectory.from_config(config)
+        heads = set(scripts.get_heads())
+        if set(_version(connection, DECLARED_VERSIONS).get_current_heads()) != heads:
+            raise Unfit(f"the database is not at the latest revision of {migrations}: migrate it first")
+        found = difference(connection, declaration)
+        written: list[Path] = []
+        if not heads and (before := as_it_was(connection, declaration)):
+            written.append(_write(connection, declaration, migrations, "tables as they were", before, []))
+        if found.operations:
+            written.append(
+                _write(connection, declaration, migrations, message, found.operations, found.losses + found.undeclared)
+            )
+        return written
+
+    return _in_transaction(url, write)
+
+
+def _migrate_tables(connection: Connection, declaration: Declaration, migrations: Path | None) -> None:
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({ADVISORY_CLASS}, 0)")
+    command.upgrade(_config(connection, _alembic() / "versions", OWN_VERSIONS), "heads")
+    if migrations is not None and any(migrations.glob("*.py")):
+        command.upgrade(_config(connection, migrations, DECLARED_VERSIONS), "heads")
+        left = _pending(connection, declaration)
+        if left:
+            raise Unfit(f"the revisions in {migrations} do not lead to the declaration: {'; '.join(left)}")
+        return
+    found = difference(connection, declaration)
+    if found.losses or found.undeclared:
+        reasons = "; ".join(found.losses + found.undeclared)
+        raise Unfit(f"{reasons}. This wants a revision: `tidemark schema revision` writes one to be reviewed")
+    operations = Operations(_version(connection, DECLARED_VERSIONS))
+    for operation in found.operations:
+        operations.invoke(operation)
+
+
+def _pending(connection: Connection, declaration: Declaration) -> list[str]:
+    found = difference(connection, declaration)
+    left = [operation for operation in found.operations if not isinstance(operation, ops.DropColumnOp)]
+    tables = sorted({str(getattr(operation, "table_name", "")) for operation in left} - {""})
+    named = ", ".join(tables) or "tables"
+    return found.losses or ([f"{named} are not as declared, migrate the database (--migrate)"] if left else [])
+
+
+def _write(
+    connection: Connection,
+    declaration: Declaration,
+    migrations: Path,
+    message: str,
+    operations: list[ops.MigrateOperation],
+    cautions: list[str],
+) -> Path:
+    config = _config(connection, migrations, DECLARED_VERSIONS)
+    number = len(list(migrations.glob("*.py"))) + 1
+    config.set_main_option("file_template", f"{number:04d}_%%(slug)s")
+    scripts = ScriptDirectory.from_config(config)
+    upgrade = ops.UpgradeOps(operations)
+    code = _code(connection, declaration, upgrade)
+    try:
+        back = _code(connection, declaration, upgrade.reverse())
+    except NotImplementedError:
+        back = 'raise NotImplementedError("what this changed is not kept")'
+    dialects = [name for name in ("mysql", "postgresql") if f"{name}." in code + back]
+    made = scripts.generate_revision(
+        rev_id(),
+        message,
+        head="head",
+        version_path=str(migrations),
+        upgrades=_indented([*(f"# Look at this: {caution}." for caution in cautions), code]),
+        downgrades=_indented([back]),
+        imports=f"from sqlalchemy.dialects import {', '.join(dialects)}\n" if dialects else "",
+    )
+    if made is None:
+        raise RuntimeError("Alembic has written no revision")
+    return Path(made.path)
+
+
+def _code(connection: Connection, declaration: Declaration, operations: Any) -> str:
+    context = migration_context(connection, declared_metadata(declaration))
+    return render_python_code(operations, migration_context=context)
+
+
+def _indented(lines: list[str]) -> str:
+    return "\n".join(lines).replace("\n", "\n    ").replace("\n    \n", "\n\n")
+
+
+def _version(connection: Connection, table: str) -> MigrationContext:
+    return MigrationContext.configure(connection, opts={"version_table": table})
+
+
+def _config(connection: Connection, versions: Path, version_table: str) -> Config:
+    config = Config()
+    config.set_main_option("script_location", _escaped(_alembic()))
+    config.set_main_option("version_locations", _escaped(versions))
+    config.set_main_option("path_separator", "newline")
+    config.attributes.update(connection=connection, version_table=version_table)
+    return config
+
+
+def _escaped(path: Path) -> str:
+    return str(path.absolute()).replace("%", "%%")
+
+
+def _alembic() -> Path:
+    """The folder with env.py: beside the package's modules when installed, at the root of the sources otherwise."""
+    package = Path(tidemark.__file__).parent
+    installed = package / "alembic"
+    return installed if installed.is_dir() else package.parent.parent / "alembic"
+
+
+def _is_sqlite(url: str) -> bool:
+    return "://" not in url or url.startswith("sqlite")
+
+
+def _in_transaction(url: str, work: Callable[[Connection], T], *, alone: bool = True) -> T:
+    """Do `work` in one transaction; on SQLite with the file claimed, unless it only looks."""
+    try:
+        if not _is_sqlite(url):
+            return asyncio.run(with_postgres(url, work))
+        path = Path(sqlite_path(url)).absolute()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = claim(path) if alone else None
+        try:
+            with sqlite_engine(str(path)).begin() as connection:
+                return work(connection)
+        finally:
+            if lock is not None:
+                lock.close()
+    except (OSError, sa.exc.OperationalError, sa.exc.InterfaceError, asyncpg.InterfaceError) as error:
+        raise Unavailable(str(error)) from error
+    except (sa.exc.DBAPIError, asyncpg.PostgresError) as error:
+        raise Unfit(str(error)) from error
