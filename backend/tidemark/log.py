@@ -12,6 +12,7 @@ from structlog.typing import EventDict, Processor
 from .settings import LogFormat, LogLevel
 
 _LEVELS: Final = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+_FIRST: Final = ("timestamp", "level", "event")
 _encode = msgspec.json.Encoder(enc_hook=repr).encode
 
 
@@ -41,7 +42,8 @@ def configure(level: LogLevel, form: LogFormat, out: BinaryIO, *, terminal: bool
 
 
 def _to_json(_logger: Any, _method: str, event: EventDict) -> bytes:
-    return _encode(event)
+    first = {name: event.pop(name) for name in _FIRST if name in event}
+    return _encode({**first, **event})
 
 
 def _to_bytes(_logger: Any, _method: str, event: str | EventDict) -> bytes:

@@ -1,0 +1,111 @@
+"""The service alone: the plugin, a start page, and errors of unknown paths in the same shape as all others."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import sys
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from litestar import Litestar, Request, Response
+from litestar.config.cors import CORSConfig
+
+from . import log
+from .plugin import SyncConfig, SyncPlugin
+from .settings import Settings, for_development
+from .web.answer import HTML, Answer
+from .web.call import Call
+from .web.drain import Drain
+from .web.pages import start_page
+from .web.routes import Route, refusal, request_line
+
+DATA = Path("var")
+"""Where development mode keeps its secret, below the folder that the service runs in."""
+
+
+def create_app(settings: Settings) -> Litestar:
+    """The application; in development mode when the settings name no keys.
+
+    Raises SettingsError or DeclarationError with every fault.
+    """
+    if not settings.has_keys:
+        settings = for_development(settings, DATA, os.urandom)
+    plugin = SyncPlugin(SyncConfig(settings))
+    page = start_page(plugin.declaration, "tidemark token --user ada")
+
+    async def start(_call: Call) -> Answer:
+        return Answer(page, content_type=HTML)
+
+    return Litestar(
+        route_handlers=[plugin.frame.handler(Route("/", {"GET": start}, public=True), "")],
+        plugins=[plugin],
+        lifespan=[_told_to_end(plugin.drain)],
+        exception_handlers={Exception: _refused},
+        cors_config=_cors(settings),
+        openapi_config=None,
+        logging_config=None,
+    )
+
+
+def factory() -> Litestar:
+    """The application as the environment says, for servers that start processes of their own."""
+    settings = Settings.from_environ(os.environ)
+    log.configure(settings.log_level, settings.log_format, sys.stdout.buffer, terminal=sys.stdout.isatty())
+    return create_app(settings)
+
+
+def _cors(settings: Settings) -> CORSConfig | None:
+    if not settings.origins:
+        return None
+    return CORSConfig(
+        allow_origins=list(settings.origins),
+        allow_methods=["GET", "POST", "PUT", "DELETE"],
+        allow_headers=["Authorization", "Content-Type", "If-None-Match"],
+        expose_headers=["ETag", "Retry-After"],
+    )
+
+
+def _refused(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    """What no route of ours has answered: an unknown path, mostly."""
+    answer = refusal(error, request.method, "?")
+    request_line(request.method, "?", answer.status, sent=len(answer.body))
+    headers = {name.decode(): value.decode() for name, value in answer.headers}
+    return Response(answer.body, status_code=answer.status, media_type=answer.content_type.decode(), headers=headers)
+
+
+def _told_to_end(drain: Drain) -> Any:
+    """A lifespan that begins the drain at the signal; its own end would come too late, after what is held open."""
+
+    @asynccontextmanager
+    async def lifespan(_app: Litestar) -> AsyncIterator[None]:
+        # What was made so far lives as long as the process: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        loop = asyncio.get_running_loop()
+        servers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            loop.call_soon_threadsafe(drain.begin)
+            server = servers[signal.Signals(number)]
+            if callable(server):
+                server(number, frame)
+
+        for number in servers:
+            signal.signal(number, handle)
+        try:
+            yield
+        finally:
+            for number, server in servers.items():
+                signal.signal(number, server)
+
+    return lifespan

@@ -1,0 +1,250 @@
+"""`tidemark`: runs the service and looks after its database (`tidemark --help`)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+import jwt
+import structlog
+import uvicorn
+from uvicorn.supervisors import Multiprocess
+
+from tidemark_protocol.errors import DeclarationError
+from tidemark_protocol.model import Declaration
+
+from . import log, plugin
+from .app import DATA, create_app
+from .settings import Settings, SettingsError, development_secret, for_development, read_duration, unknown, variable
+from .store import migrate as migrations
+from .store.base import Unavailable
+from .store.tables import Unfit
+
+_LISTEN_BACKLOG = 2048
+_WS_MAX_SIZE = 2 * 1024 * 1024
+"""Above the protocol's limit of a frame, which the stream checks itself to answer 4413."""
+_STALLED_AFTER = 60_000
+"""Milliseconds after which a peer that acknowledges nothing is cut off; a heartbeat alone would not notice it."""
+_UNSENT = 128 * 1024
+
+_log = structlog.get_logger(__name__)
+
+_schema = click.option("--schema", metavar="FILE", help="The declaration.  [TIDEMARK_SCHEMA]")
+_database = click.option(
+    "--database", "database_url", metavar="URL", help="sqlite:////path or postgresql://…  [TIDEMARK_DATABASE_URL]"
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="tidemark")
+def main() -> None:
+    """A self-hosted offline-first sync engine.
+
+    Every option is also a setting TIDEMARK_… of the environment; docs/settings.md lists them all.
+    """
+
+
+@main.command()
+@_schema
+@_database
+@click.option("--host", help="Address to listen on.  [TIDEMARK_HOST]")
+@click.option("--port", type=int, help="Port to listen on.  [TIDEMARK_PORT]")
+@click.option("--workers", type=int, help="Processes; more than one needs PostgreSQL.  [TIDEMARK_WORKERS]")
+@click.option("--migrate", is_flag=True, help="Bring the database up to date first.")
+def serve(migrate: bool, **given: Any) -> None:
+    """Run the service."""
+    settings = _settings(**given)
+    # Rules are modules of whoever runs the service: of the folder it runs in, as for `python -m`.
+    sys.path.insert(0, str(Path.cwd()))
+    log.configure(settings.log_level, settings.log_format, sys.stdout.buffer, terminal=sys.stdout.isatty())
+    development = not settings.has_keys
+    with _Faults():
+        if development:
+            settings = for_development(settings, DATA, os.urandom)
+        _prepare(settings, migrate=migrate)
+    listener = _listen(settings)
+    address = f"http://{settings.host}:{listener.getsockname()[1]}"
+    for name in unknown(os.environ):
+        _log.warning("no such setting", variable=name)
+    if development:
+        _log.warning(
+            "development mode: this machine only, with a secret of its own",
+            secret=str(DATA / "dev-secret"),
+            tokens="tidemark token --user ada",
+        )
+    _log.info("serving", url=address, database=settings.database_name, schema=settings.schema, workers=settings.workers)
+    _run(settings, listener)
+
+
+@main.command()
+@_schema
+@_database
+def migrate(**given: Any) -> None:
+    """Bring the service's tables and the declared ones up to date."""
+    settings = _settings(**given)
+    with _Faults():
+        _migrate(settings, plugin.read_declaration(settings))
+    click.echo(f"{settings.database_name} is up to date")
+
+
+@main.command()
+@click.option("--user", required=True, help="The token's `sub`.")
+@click.option("--role", type=click.Choice(["admin"]), help="What an operator needs.")
+@click.option("--ttl", default="1h", show_default=True, help="How long it is good.")
+def token(user: str, role: str | None, ttl: str) -> None:
+    """Write a token signed with the shared secret, or with that of development mode."""
+    settings = _settings()
+    with _Faults():
+        if settings.has_keys and settings.jwt_secret is None:
+            raise SettingsError([f"tokens are your identity provider's: {variable('jwt_secret')} is not set"])
+        secret = settings.jwt_secret or development_secret(DATA, os.urandom)
+        try:
+            lifetime = read_duration(ttl)
+        except ValueError as fault:
+            raise SettingsError([f"--ttl: {fault}"]) from fault
+    claims: dict[str, Any] = {"sub": user, "exp": int(time.time() + lifetime / 1_000)}
+    claims |= {"role": role} if role else {}
+    claims |= {"aud": settings.jwt_audience} if settings.jwt_audience else {}
+    claims |= {"iss": settings.jwt_issuer} if settings.jwt_issuer else {}
+    click.echo(jwt.encode(claims, secret, algorithm="HS256"))
+
+
+@main.group()
+def schema() -> None:
+    """The declaration."""
+
+
+@schema.command()
+@click.argument("file", type=click.Path(dir_okay=False))
+def check(file: str) -> None:
+    """Name every fault of a schema file by its path in it."""
+    with _Faults():
+        declaration = plugin.read_declaration(Settings(schema=file))
+    click.echo(f"{file}: schema {declaration.number}, {len(declaration.entities)} entities, no faults")
+
+
+@schema.command()
+@_schema
+@_database
+@click.option("-m", "--message", required=True, metavar="TEXT", help="What changed.")
+def revision(message: str, **given: Any) -> None:
+    """Write a migration for what the declaration changed, to be read before it is run."""
+    settings = _settings(**given)
+    with _Faults():
+        declaration, folder = plugin.read_declaration(settings), plugin.migrations_of(settings)
+        written = migrations.revision(settings.database_url, declaration, folder, message)
+    for file in written:
+        click.echo(file)
+    if not written:
+        click.echo("the database is as declared: there is nothing to write", err=True)
+
+
+@main.group()
+def epoch() -> None:
+    """The name of the database's contents."""
+
+
+@epoch.command()
+@_schema
+@_database
+def renew(**given: Any) -> None:
+    """Draw a new epoch: after a restore or a roll-back, so that every replica starts anew."""
+    settings = _settings(**given)
+    with _Faults():
+        click.echo(asyncio.run(plugin.renew_epoch(settings, plugin.read_declaration(settings))))
+
+
+def _settings(**given: Any) -> Settings:
+    with _Faults():
+        return Settings.from_environ(os.environ, **given)
+
+
+class _Faults:
+    """Ends the program with what is wrong, one line each, where a configuration or a database cannot be used."""
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, _kind: object, error: BaseException | None, _at: object) -> None:
+        match error:
+            case SettingsError():
+                _end(error.faults)
+            case DeclarationError():
+                _end([f"{fault.path}: {fault.message}" if fault.path else fault.message for fault in error.faults])
+            case Unfit() | Unavailable():
+                _end([str(error)])
+
+
+def _end(faults: list[str]) -> NoReturn:
+    for fault in faults:
+        click.echo(f"tidemark: {fault}", err=True)
+    raise SystemExit(1)
+
+
+def _prepare(settings: Settings, *, migrate: bool) -> None:
+    """Everything that can be found wrong before a process serves."""
+    create_app(settings)
+    declaration = plugin.read_declaration(settings)
+    if migrate:
+        _migrate(settings, declaration)
+    faults = migrations.check(settings.database_url, declaration)
+    if faults:
+        _end(faults)
+    for warning in asyncio.run(plugin.try_database(settings, declaration)):
+        _log.warning(warning)
+
+
+def _migrate(settings: Settings, declaration: Declaration) -> None:
+    migrations.migrate(settings.database_url, declaration, plugin.migrations_of(settings))
+
+
+def _listen(settings: Settings) -> socket.socket:
+    """The listening socket, its options inherited by every connection."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        listener = socket.create_server((settings.host, settings.port), family=family, backlog=_LISTEN_BACKLOG)
+    except OSError as fault:
+        _end([f"cannot listen on {settings.host}:{settings.port}: {fault.strerror or fault}"])
+    for option, value in (("TCP_USER_TIMEOUT", _STALLED_AFTER), ("TCP_NOTSENT_LOWAT", _UNSENT)):
+        if hasattr(socket, option):
+            listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+    return listener
+
+
+def _run(settings: Settings, listener: socket.socket) -> None:
+    # What processes of ours are started with is what this one was told.
+    os.environ.update(settings.to_environ())
+    config = uvicorn.Config(
+        "tidemark.app:factory",
+        factory=True,
+        workers=settings.workers,
+        ws="websockets-sansio",
+        ws_max_size=_WS_MAX_SIZE,
+        ws_per_message_deflate=False,
+        ws_ping_interval=None,
+        http="httptools",
+        loop="uvloop",
+        backlog=_LISTEN_BACKLOG,
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=max(1, settings.shutdown_timeout // 1_000),
+    )
+    if settings.workers > 1:
+        Multiprocess(config, [listener]).run()
+        return
+    # uvicorn raises the signal again once it is done; ending as asked is no failure.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: None)
+    server = uvicorn.Server(config)
+    server.run(sockets=[listener])
+    if not server.started:
+        raise SystemExit(1)

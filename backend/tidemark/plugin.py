@@ -1,0 +1,233 @@
+"""The composition root: puts store, wake, engine and routes together, for a service alone or beside other routes.
+
+    app = Litestar(route_handlers=[...], plugins=[SyncPlugin(SyncConfig(Settings.from_environ(os.environ)))])
+
+Errors of our routes are answered by our routes; a host application's own handlers stay as they are.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import random
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx2
+import structlog
+from litestar import Litestar
+from litestar.config.app import AppConfig
+from litestar.handlers import BaseRouteHandler
+from litestar.plugins import InitPluginProtocol
+from msgspec import Struct
+
+from tidemark_protocol.schema import Declaration, parse
+
+from .settings import Settings, SettingsError, variable
+from .store.postgresql import PostgresStore
+from .store.sqlite import SqliteStore
+from .sync.engine import Engine
+from .wake.base import Wake
+from .wake.local import LocalWake
+from .wake.polling import PollingWake
+from .wake.postgresql import PostgresWake
+from .web.auth import Authenticator
+from .web.drain import Drain
+from .web.journal import journal_route
+from .web.keys import keys_of
+from .web.limits import RateLimit
+from .web.members import members_route
+from .web.metrics import Metrics
+from .web.ops import docs_routes, health_routes, metrics_route, schema_route, time_route
+from .web.pull import pull_route
+from .web.push import push_route
+from .web.routes import Frame, Route
+from .web.stream import stream_handler
+
+_POLL_WITHOUT_WAKE = 100
+_JWKS_TIMEOUT = 5.0
+
+_log = structlog.get_logger(__name__)
+
+
+def wall_milliseconds() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class SyncConfig(Struct, frozen=True):
+    """What the plugin is made from.
+
+    `path` stands before all routes (`/api`); `declaration` is read from the settings' file when not given. `now` is
+    wall time in Unix milliseconds, `monotonic` seconds, `chance(n)` n random bytes.
+    """
+
+    settings: Settings
+    path: str = ""
+    declaration: Declaration | None = None
+    now: Callable[[], int] = wall_milliseconds
+    monotonic: Callable[[], float] = time.monotonic
+    chance: Callable[[int], bytes] = os.urandom
+
+
+class SyncPlugin(InitPluginProtocol):
+    """Adds the synchronisation routes to a Litestar application and runs the engine for as long as it lives.
+
+    Raises SettingsError and DeclarationError when made. `drain.begin()` lets go of what is held open: to be called
+    when the process is told to end.
+    """
+
+    def __init__(self, config: SyncConfig) -> None:
+        self.config = config
+        settings = config.settings
+        self.declaration = config.declaration or read_declaration(settings)
+        load_rules(settings)
+        self.drain = Drain()
+        self.metrics = Metrics()
+        self.engine = Engine(
+            store=make_store(settings, self.declaration, now=config.now, chance=config.chance),
+            declaration=self.declaration,
+            settings=settings,
+            wake=make_wake(settings),
+            now=config.now,
+            chance=config.chance,
+        )
+        self._jwks = httpx2.AsyncClient(timeout=_JWKS_TIMEOUT)
+        self.frame = Frame(
+            self._authenticator(), RateLimit(settings.rate_limit, config.monotonic), self.metrics, config.monotonic
+        )
+
+    def on_app_init(self, app_config: AppConfig) -> AppConfig:
+        app_config.route_handlers.extend(self.handlers())
+        app_config.lifespan.append(self._running)
+        return app_config
+
+    def routes(self) -> list[Route]:
+        """Every route, the stream apart."""
+        engine, drain = self.engine, self.drain
+        return [
+            push_route(engine),
+            pull_route(engine, drain),
+            journal_route(engine),
+            members_route(engine),
+            schema_route(engine),
+            time_route(engine, self.config.now),
+            *health_routes(engine, drain),
+            metrics_route(self.metrics),
+            *docs_routes(),
+        ]
+
+    def handlers(self) -> list[BaseRouteHandler]:
+        prefix = self.config.path.rstrip("/")
+        stream = stream_handler(self.engine, self.frame.authenticator.authenticate, path=f"{prefix}/sync/stream")
+        return [*(self.frame.handler(route, prefix) for route in self.routes()), stream]
+
+    @asynccontextmanager
+    async def _running(self, _app: Litestar) -> AsyncIterator[None]:
+        await self.engine.start()
+        try:
+            yield
+        finally:
+            self.drain.begin()
+            await self.engine.stop()
+            await self._jwks.aclose()
+
+    def _authenticator(self) -> Authenticator:
+        settings = self.config.settings
+        try:
+            keys = keys_of(settings, self._fetch, self.config.monotonic)
+        except (OSError, ValueError) as fault:
+            name = "jwt_public_key" if settings.jwt_public_key else "jwt_secret"
+            raise SettingsError([f"{variable(name)}: {fault}"]) from fault
+        return Authenticator(
+            keys, lambda: self.config.now() / 1_000, settings.jwt_audience or None, settings.jwt_issuer or None
+        )
+
+    async def _fetch(self, url: str) -> bytes:
+        try:
+            response = await self._jwks.get(url)
+            response.raise_for_status()
+        except httpx2.HTTPError as error:
+            raise OSError(f"{url}: {error!r}") from error
+        return response.content
+
+
+def read_declaration(settings: Settings) -> Declaration:
+    """The declaration in the settings' file; DeclarationError with every fault of it, SettingsError without a file."""
+    try:
+        text = Path(settings.schema).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as fault:
+        raise SettingsError([f"{variable('schema')}: {fault}"]) from fault
+    return parse(text)
+
+
+def load_rules(settings: Settings) -> None:
+    """Import the module that registers rules."""
+    if settings.rules is None:
+        return
+    try:
+        importlib.import_module(settings.rules)
+    except ImportError as fault:
+        raise SettingsError([f"{variable('rules')}: {fault}"]) from fault
+
+
+def make_store(
+    settings: Settings, declaration: Declaration, *, now: Callable[[], int], chance: Callable[[int], bytes]
+) -> SqliteStore | PostgresStore:
+    """The store that the database's URL names."""
+    url = settings.database_url
+    if is_sqlite(settings):
+        if settings.workers > 1:
+            why = "several connections that write can corrupt its log; use PostgreSQL for more"
+            raise SettingsError([f"{variable('workers')}: SQLite serves one process ({why})"])
+        return SqliteStore(url, declaration, now=now, chance=chance)
+    if is_postgresql(url):
+        return PostgresStore(url, declaration, now=now, chance=chance)
+    scheme = url.partition(":")[0]
+    raise SettingsError([f"{variable('database_url')}: sqlite: and postgresql: are served, not {scheme}:"])
+
+
+def migrations_of(settings: Settings) -> Path:
+    """The folder of the declaration's revisions, there or not."""
+    return Path(settings.migrations) if settings.migrations else Path(settings.schema).parent / "migrations"
+
+
+async def try_database(settings: Settings, declaration: Declaration) -> list[str]:
+    """Open the database as the service will, and let go of it; what it warns of. Raises Unfit or Unavailable."""
+    store = make_store(settings, declaration, now=wall_milliseconds, chance=os.urandom)
+    try:
+        await store.open()
+        return store.warnings
+    finally:
+        await store.close()
+
+
+async def renew_epoch(settings: Settings, declaration: Declaration) -> str:
+    """Draw a new epoch and return it (SPEC 1). Raises Unfit or Unavailable."""
+    store = make_store(settings, declaration, now=wall_milliseconds, chance=os.urandom)
+    try:
+        await store.open()
+        return await store.renew_epoch()
+    finally:
+        await store.close()
+
+
+def make_wake(settings: Settings) -> Wake:
+    """What joins the processes of one database."""
+    wake = settings.wake
+    if is_postgresql(wake):
+        return PostgresWake(wake, chance=random.random)
+    if wake == "polling":
+        return PollingWake(min(settings.poll_interval, _POLL_WITHOUT_WAKE))
+    if wake != "auto":
+        raise SettingsError([f"{variable('wake')}: auto, polling or a postgresql:// URL is expected"])
+    return LocalWake() if is_sqlite(settings) else PostgresWake(settings.database_url, chance=random.random)
+
+
+def is_sqlite(settings: Settings) -> bool:
+    return settings.database_url.startswith("sqlite:")
+
+
+def is_postgresql(url: str) -> bool:
+    return url.startswith(("postgresql:", "postgres:"))

@@ -1,0 +1,41 @@
+"""`POST /sync/pull`: pages, long polls and streamed lines (SPEC 5)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+
+from msgspec.structs import replace
+
+from tidemark.sync.engine import Engine
+from tidemark_protocol import messages
+
+from .answer import NDJSON, Answer, Streamed, accepts
+from .call import Call
+from .drain import Drain
+from .routes import Route
+
+
+def pull_route(engine: Engine, drain: Drain) -> Route:
+    max_body = engine.settings.max_body
+
+    async def pull(call: Call) -> Answer | Streamed:
+        caller = call.caller
+        request = messages.decode_pull(await call.json_body(max_body))
+        if accepts(call.header(b"accept"), NDJSON):
+            lines = _until(drain, engine.pull_lines(caller, request))
+            return Streamed(await anext(lines), lines, NDJSON)
+        if not request.wait or drain.begun:
+            return Answer(await engine.pull(caller, replace(request, wait=0)))
+        at_once = replace(request, wait=0)
+        held = engine.pull(caller, request)
+        return Answer(await drain.hold(call, held, lambda: engine.pull(caller, at_once)))
+
+    return Route("/sync/pull", {"POST": pull})
+
+
+async def _until(drain: Drain, lines: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
+    """The lines; cut off when the service goes away (those before stand)."""
+    async for line in lines:
+        yield line
+        if drain.begun:
+            return

@@ -1,0 +1,141 @@
+"""From a table of endpoints to ASGI handlers: one small frame around every request.
+
+The frame checks method, token and rate, turns every error into a problem, logs one line and counts. It stands directly
+on ASGI (Litestar's own HTTP handlers cost as much again as an empty request), and keeps errors of ours out of a host
+application's handlers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final, cast
+
+import structlog
+from litestar import asgi
+from litestar.handlers import ASGIRouteHandler
+from litestar.types import HTTPScope, Receive, Scope, Send
+from msgspec import Struct
+
+from tidemark.sync.access import Principal
+
+from .answer import COMPRESS_FROM, Answer, Streamed, accepts, send_streamed, send_whole
+from .auth import Authenticator
+from .call import Call, Disconnected
+from .limits import RateLimit
+from .metrics import Metrics
+from .problems import problem, problem_of
+
+Endpoint = Callable[[Call], Awaitable[Answer | Streamed]]
+
+_log = structlog.get_logger("tidemark.request")
+_CLIENT_CLOSED: Final = 499
+"""Status of the log line when nobody waited for the answer."""
+
+
+class Route(Struct, frozen=True):
+    """A path template below the service's root and what answers each method there.
+
+    `public`: no token is looked at. `below`: the handler takes every path under it. `quiet`: not worth a line a call.
+    """
+
+    path: str
+    methods: Mapping[str, Endpoint]
+    public: bool = False
+    below: bool = False
+    quiet: bool = False
+
+
+class Frame(Struct, frozen=True):
+    """What every request passes; `monotonic` is in seconds."""
+
+    authenticator: Authenticator
+    limiter: RateLimit
+    metrics: Metrics
+    monotonic: Callable[[], float]
+
+    def handler(self, route: Route, prefix: str) -> ASGIRouteHandler:
+        """The Litestar handler of a route below `prefix`."""
+
+        @asgi(prefix + route.path, is_mount=route.below, copy_scope=False, include_in_schema=False)
+        async def handle(scope: Scope, receive: Receive, send: Send) -> None:
+            await self._serve(route, Call(cast(HTTPScope, scope), receive, route.path), send)
+
+        return handle
+
+    async def _serve(self, route: Route, call: Call, send: Send) -> None:
+        started = self.monotonic()
+        status, sent = _CLIENT_CLOSED, 0
+        try:
+            answer = await self._answer(route, call)
+            status = answer.status
+            sent = await _send(answer, call, send)
+        except Disconnected:
+            return
+        except Exception as error:  # noqa: BLE001  (its status is out: the body stays cut off, which the reader sees)
+            refusal(error, call.method, call.path)
+        finally:
+            elapsed = self.monotonic() - started
+            self.metrics.request(call.method, call.path, status, elapsed)
+            if not route.quiet:
+                user = None if call.principal is None else call.principal.user
+                request_line(
+                    call.method, call.path, status, elapsed=elapsed, user=user, received=call.received, sent=sent
+                )
+
+    async def _answer(self, route: Route, call: Call) -> Answer | Streamed:
+        try:
+            endpoint = route.methods.get("GET" if call.method == "HEAD" else call.method)
+            if endpoint is None:
+                allowed = ", ".join(sorted(route.methods)).encode()
+                return problem("method_not_allowed", f"not {call.method} here", headers=((b"allow", allowed),))
+            if not route.public:
+                call.principal = await self._admit(call)
+            return await endpoint(call)
+        except Disconnected:
+            raise
+        except Exception as error:  # noqa: BLE001  (the last line of defence: nothing of the fault gets out)
+            return refusal(error, call.method, call.path)
+
+    async def _admit(self, call: Call) -> Principal:
+        principal = await self.authenticator.header(call.header(b"authorization"))
+        self.limiter.take(principal.user)
+        return principal
+
+
+def request_line(
+    method: str,
+    path: str,
+    status: int,
+    *,
+    elapsed: float = 0,
+    user: str | None = None,
+    received: int = 0,
+    sent: int = 0,
+) -> None:
+    """The canonical line: what was asked, by whom, how it went. Never bodies, tokens or keys of rows."""
+    _log.info(
+        "request",
+        method=method,
+        path=path,
+        status=status,
+        ms=round(elapsed * 1000, 1),
+        user=user,
+        received=received,
+        sent=sent,
+    )
+
+
+def refusal(error: Exception, method: str, path: str) -> Answer:
+    """The problem for an error; one that nobody foresaw is logged with its traceback."""
+    answer = problem_of(error)
+    if answer.status == 500:
+        _log.error("request failed", method=method, path=path, exc_info=error)
+    return answer
+
+
+async def _send(answer: Answer | Streamed, call: Call, send: Send) -> int:
+    """Bytes of the body on the wire."""
+    if isinstance(answer, Streamed):
+        return await send_streamed(send, answer, gzip=accepts(call.header(b"accept-encoding"), b"gzip"))
+    gzip = len(answer.body) >= COMPRESS_FROM and accepts(call.header(b"accept-encoding"), b"gzip")
+    return await send_whole(send, answer, gzip=gzip)
