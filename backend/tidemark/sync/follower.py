@@ -24,7 +24,7 @@ from tidemark_protocol import messages, watermark
 from tidemark_protocol.messages import Behind, ScopeAdded, ScopeRevoked, ServerFrame, Welcome
 
 from .access import Principal
-from .frames import Batch, Frame
+from .frames import Batch, encoded
 from .hub import MAX_CHANGES, Hub
 from .outgoing import Outgoing
 
@@ -105,23 +105,24 @@ class StreamFollower:
         Those that may not be read are left out in silence; if `marks` names them, they are revoked.
         """
         wanted = list(dict.fromkeys(scopes))
-        self._paused.difference_update(wanted)
-        if self._narrowed is not None:
-            self._narrowed.update(wanted)
         async with self._surveying:
-            readable, states = await self._survey(wanted)
+            readable, states = await self._survey(frozenset(wanted))
             for scope in wanted:
-                if scope in readable and (scope in marks or scope not in self._followed):
+                if scope in readable:
+                    self._paused.discard(scope)
                     self._readable.add(scope)
-                    self._drop(scope)
-                    self._follow(states[scope], marks.get(scope, self._marks.get(scope)))
-                elif scope not in readable and scope in marks and scope not in self._readable:
+                    if self._narrowed is not None:
+                        self._narrowed.add(scope)
+                    if scope in marks or scope not in self._followed:
+                        self._drop(scope)
+                        self._follow(states[scope], marks.get(scope, self._marks.get(scope)))
+                elif scope in marks and scope not in self._readable:
                     self.send(ScopeRevoked(scope))
             self._settle(readable, states)
 
     def pause(self, scopes: Iterable[str]) -> None:
         """Follow these no more, and remember where they stood."""
-        for scope in scopes:
+        for scope in self._readable.intersection(scopes):
             self._paused.add(scope)
             if self._narrowed is not None:
                 self._narrowed.discard(scope)
@@ -160,8 +161,7 @@ class StreamFollower:
     # ── sending ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def send(self, frame: ServerFrame) -> None:
-        body = messages.encode(frame)
-        self._outgoing.put(Frame(body.decode(), len(body)))
+        self._outgoing.put(encoded(frame))
 
     def drained(self) -> None:
         """The peer has taken all that waited: tell it where it was too slow."""
@@ -185,13 +185,11 @@ class StreamFollower:
 
     def _reached(self, following: Following, state: ScopeState) -> None:
         following.sent, following.asked = state.head, False
-        following.mark = str(watermark.Watermark(self._hub.frames.epoch(), state.head, 0, self._schema))
         self.latest = max(self.latest, state.clock)
 
     def _fall_behind(self, following: Following, head: int) -> None:
         """What lies between is pulled; the next frame begins at `head`."""
         following.phase, following.sent, following.asked = Phase.LIVE, head, False
-        following.mark = str(watermark.Watermark(self._hub.frames.epoch(), head, 0, self._schema))
         self.send(Behind(following.scope, head))
 
     # ── following ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -218,8 +216,9 @@ class StreamFollower:
         if following is not None:
             self._release(following)
             self._hub.detach(self, scope)
-            if following.mark is not None:
-                self._marks[scope] = following.mark
+            mark = self._mark(following)
+            if mark is not None:
+                self._marks[scope] = mark
 
     def _release(self, following: Following) -> None:
         self._held -= sum(batch.size for batch in following.held)
@@ -236,7 +235,7 @@ class StreamFollower:
         following.phase = Phase.DUE
         self._attention.set()
 
-    async def _survey(self, also: Iterable[str] = ()) -> tuple[set[str], dict[str, ScopeState]]:
+    async def _survey(self, also: frozenset[str] = frozenset()) -> tuple[set[str], dict[str, ScopeState]]:
         """What the user may read, and the states of what is followed of it, at a moment when exactly that held.
 
         A change of membership raises the number of the user's own scope: where it stands still around the look-up of
@@ -327,8 +326,7 @@ class StreamFollower:
         if begin.reset and not following.asked:
             whole = False  # a stream resets nobody unasked (SPEC 5)
         following.phase = Phase.LIVE
-        following.sent = begin.after
-        if following.mark is not None and not begin.reset and begin.after == state.head:
+        if self._mark(following) is not None and not begin.reset and begin.after == state.head:
             self._reached(following, state)
             return
         frame = None
@@ -343,10 +341,14 @@ class StreamFollower:
             self._reached(following, state)
 
     def _begin(self, following: Following, state: ScopeState) -> watermark.Start:
-        epoch = self._hub.frames.epoch()
-        return watermark.start(
-            following.mark, epoch=epoch, head=state.head, floor=state.floor, schema=self._schema
-        )
+        mark, epoch = self._mark(following), self._hub.frames.epoch()
+        return watermark.start(mark, epoch=epoch, head=state.head, floor=state.floor, schema=self._schema)
+
+    def _mark(self, following: Following) -> str | None:
+        """The watermark of what the peer has by now."""
+        if following.sent < 0:
+            return following.mark
+        return str(watermark.Watermark(self._hub.frames.epoch(), following.sent, 0, self._schema))
 
     async def _still_reads(self, following: Following, state: ScopeState) -> bool:
         """Look up rights again if members have changed up to the state that was read."""

@@ -17,8 +17,15 @@ class Frame(NamedTuple):
     size: int
 
 
+def encoded(frame: messages.ServerFrame) -> Frame:
+    body = messages.encode(frame)
+    return Frame(body.decode(), len(body))
+
+
 class FrameMaker:
-    """`epoch` gives the database's; `clock` a reading not below the wall time nor any reading it is given."""
+    """`epoch` gives the database's; `clock` a reading not below the wall time nor the reading it is given
+    ("" for none).
+    """
 
     def __init__(self, epoch: Callable[[], str], clock: Callable[[str], str]) -> None:
         self.epoch = epoch

@@ -15,9 +15,9 @@ to be readers. Nothing of a state with a higher number is passed on before their
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import Any, Final, Protocol, Self
 
 import structlog
 
@@ -57,6 +57,7 @@ class Topic:
 
     __slots__ = (
         "followers",
+        "forgotten",
         "head",
         "kept",
         "members",
@@ -78,6 +79,8 @@ class Topic:
         self.reading: asyncio.Task[None] | None = None
         self.kept: list[Commit] = []
         """Commits of this process that came while the feed was being read."""
+        self.forgotten = False
+        """Nobody cared for it when all heads were last looked at."""
 
     @property
     def idle(self) -> bool:
@@ -151,7 +154,7 @@ class Hub:
     # ── life ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def start(self) -> None:
-        self._task = asyncio.create_task(self._keep_looking())
+        self._task = self._begin(self._keep_looking())
         await self._wake.start(self._woken)
 
     async def stop(self) -> None:
@@ -163,6 +166,11 @@ class Hub:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        task.add_done_callback(_report)
+        return task
 
     def enter(self, stream: object, end: Callable[[], Awaitable[None]]) -> None:
         """A stream has begun; `end` ends it when the service stops."""
@@ -211,7 +219,7 @@ class Hub:
             if topic.number > topic.members:
                 self._members_moved(topic, topic.number)
         elif topic.lags and topic.reading is None:
-            topic.reading = asyncio.create_task(self._catch_up(topic))
+            topic.reading = self._begin(self._catch_up(topic))
 
     # ── who follows ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -232,20 +240,14 @@ class Hub:
         return True
 
     def detach(self, follower: Follower, scope: str) -> None:
-        topic = self._topics.get(scope)
-        if topic is not None:
-            topic.followers.discard(follower)
-            self._tidy(topic)
+        self._topics[scope].followers.discard(follower)
 
     def track(self, follower: Follower) -> None:
         """Tell the follower when the members number of its user's own scope moves."""
         self._topic(follower.own).trackers.add(follower)
 
     def untrack(self, follower: Follower) -> None:
-        topic = self._topics.get(follower.own)
-        if topic is not None:
-            topic.trackers.discard(follower)
-            self._tidy(topic)
+        self._topics[follower.own].trackers.discard(follower)
 
     def position(self, scope: str) -> int:
         """Up to where a followed scope has been told."""
@@ -264,16 +266,20 @@ class Hub:
 
     def remove_watch(self, watch: Watch, scopes: Iterable[str]) -> None:
         for scope in scopes:
-            topic = self._topics[scope]
-            topic.watches.discard(watch)
-            self._tidy(topic)
+            self._topics[scope].watches.discard(watch)
 
     def _topic(self, scope: str) -> Topic:
         return self._topics.get(scope) or self._topics.setdefault(scope, Topic(scope))
 
-    def _tidy(self, topic: Topic) -> None:
-        if topic.idle:
-            self._topics.pop(topic.scope, None)
+    def _tidy(self) -> None:
+        """Forget topics that nobody has cared for since the last look.
+
+        Not at once: one who waits for changes goes and comes, and finds out by what is still known here.
+        """
+        for topic in tuple(self._topics.values()):
+            if topic.idle and topic.forgotten:
+                del self._topics[topic.scope]
+            topic.forgotten = topic.idle
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -290,7 +296,6 @@ class Hub:
         finally:
             topic.reading = None
             topic.kept.clear()
-            self._tidy(topic)
 
     async def _read(self, topic: Topic) -> None:
         """Tell what the feed holds beyond the topic's position; if that is too much, that it is."""
@@ -354,6 +359,7 @@ class Hub:
                 _log.info("heads_unreadable", reason=str(error))
 
     async def _look_at_all(self) -> None:
+        self._tidy()
         scopes = list(self._topics)
         if scopes:
             states = await self.store.states(scopes)
@@ -365,3 +371,9 @@ class Hub:
     async def looked(self) -> None:
         """Wait until the store has answered a look: it is there again."""
         await self._looked.wait()
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    """What nobody awaits must not fail in silence."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.error("hub_failed", exc_info=error)

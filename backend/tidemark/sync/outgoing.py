@@ -48,10 +48,6 @@ class Outgoing:
         self.put(frame)
         return True
 
-    @property
-    def is_empty(self) -> bool:
-        return not self._frames
-
     async def room(self) -> None:
         """Wait until no more than `limit` bytes wait."""
         await self._room.wait()
@@ -60,10 +56,13 @@ class Outgoing:
         """Wait until nothing waits; what the reader's connection has taken over is no longer counted."""
         await self._empty.wait()
 
-    def end(self, code: CloseCode, reason: str) -> None:
-        """Nothing is taken any more; what waits is still sent. The first reason counts."""
+    def end(self, code: CloseCode, reason: str, *, drop: bool = False) -> None:
+        """Nothing is taken any more; what waits is still sent, unless it is to `drop`. The first reason counts."""
         if self._ending is None:
             self._ending = code, reason
+            if drop:
+                self._frames.clear()
+                self._size = 0
             self._filled.set()
 
     @property

@@ -1,0 +1,114 @@
+"""`GET /sync/stream`: the websocket's handshake, and its frames in and out (SPEC 6)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from itertools import count
+from typing import Any
+from urllib.parse import urlsplit
+
+from litestar import WebSocket
+from litestar.exceptions import WebSocketDisconnect
+from litestar.handlers import WebsocketRouteHandler, websocket
+
+from tidemark.sync.access import Principal
+from tidemark.sync.session import Session, StreamEngine
+from tidemark_protocol import clock
+from tidemark_protocol.stream_server import SUBPROTOCOL, CloseCode
+
+from .problems import problem
+
+Socket = WebSocket[Any, Any, Any]
+_FIRST_WORD = 1.0
+"""Seconds that a forbidden page may take to say something before it is turned away."""
+_DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+
+
+def stream_handler(
+    engine: StreamEngine, authenticate: Callable[[str], Awaitable[Principal]], *, path: str = "/sync/stream"
+) -> WebsocketRouteHandler:
+    """The route. `authenticate` gives whom a token names, or raises RequestError."""
+    numbers = count(1)
+
+    def now() -> int:
+        return clock.millis_of(engine.clock(""))
+
+    @websocket(path)
+    async def stream(socket: WebSocket[Any, Any, Any]) -> None:
+        if SUBPROTOCOL not in socket.scope["subprotocols"]:
+            await _refuse(socket)
+            return
+        await socket.accept(subprotocols=SUBPROTOCOL)
+        frames = Frames(socket)
+        if not allowed_origin(socket.headers.get("origin"), socket.headers.get("host"), engine.settings.origins):
+            # A peer that says hello at once, as most do, is to learn why, not that its write failed.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_FIRST_WORD):
+                    await frames.receive()
+            with suppress(ConnectionError):
+                await frames.close(CloseCode.FORBIDDEN_ORIGIN, "pages of this origin may not open streams here")
+            return
+        name = f"{engine.node}-{next(numbers)}"
+        await Session(engine, frames, name=name, authenticate=authenticate, now=now).run()
+
+    return stream
+
+
+class Frames:
+    """An accepted websocket, as a session sees it."""
+
+    def __init__(self, socket: Socket) -> None:
+        self._socket = socket
+
+    async def receive(self) -> str | bytes | None:
+        try:
+            event = await self._socket.receive()
+        except WebSocketDisconnect:
+            return None
+        if event["type"] != "websocket.receive":
+            return None
+        text = event.get("text")
+        return text if text is not None else event.get("bytes") or b""
+
+    async def send(self, text: str) -> None:
+        await self._hand_over({"type": "websocket.send", "text": text, "bytes": None})
+
+    async def close(self, code: int, reason: str) -> None:
+        await self._hand_over({"type": "websocket.close", "code": code, "reason": reason})
+
+    async def _hand_over(self, event: Any) -> None:
+        try:
+            await self._socket.send(event)
+        except (WebSocketDisconnect, OSError) as gone:
+            raise ConnectionResetError("the peer is gone") from gone
+
+
+def allowed_origin(origin: str | None, host: str | None, others: tuple[str, ...]) -> bool:
+    """Whether a page of `origin` may open a stream: one of the service's own host, or one that is named.
+
+    No origin at all: no page, and no cookies that a page could abuse.
+    """
+    if origin is None or "*" in others or origin in others:
+        return True
+    try:
+        page = urlsplit(origin)
+        own = urlsplit(f"//{host}")
+        ports = page.port or _DEFAULT_PORTS.get(page.scheme), own.port or _DEFAULT_PORTS.get(page.scheme)
+    except ValueError:
+        return False
+    return page.hostname is not None and page.hostname == own.hostname and ports[0] == ports[1]
+
+
+async def _refuse(socket: Socket) -> None:
+    """Answer 400 in place of the handshake; a server that cannot answer so closes it."""
+    if "websocket.http.response" not in (socket.scope.get("extensions") or {}):
+        await socket.close(CloseCode.MALFORMED, f"the subprotocol is {SUBPROTOCOL}")
+        return
+    answer = problem("malformed", f"the subprotocol is {SUBPROTOCOL}")
+    headers = [(b"content-type", answer.content_type), (b"content-length", b"%d" % len(answer.body))]
+    start: Any = {"type": "websocket.http.response.start", "status": answer.status, "headers": headers}
+    body: Any = {"type": "websocket.http.response.body", "body": answer.body}
+    await socket.send(start)
+    await socket.send(body)
