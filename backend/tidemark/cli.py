@@ -228,7 +228,9 @@ def _run(settings: Settings, listener: socket.socket) -> None:
         ws="websockets-sansio",
         ws_max_size=_WS_MAX_SIZE,
         ws_per_message_deflate=False,
-        ws_ping_interval=None,
+        # The websocket's own pings: any peer answers them by itself, so that only a dead one is closed.
+        ws_ping_interval=settings.heartbeat / 1_000,
+        ws_ping_timeout=settings.heartbeat / 1_000,
         http="httptools",
         loop="uvloop",
         backlog=_LISTEN_BACKLOG,
