@@ -199,7 +199,7 @@ def test_any_file_is_taken_or_refused(tree: dict[str, Any], data: st.DataObject)
             if isinstance(node[key], dict | list) and node[key] and data.draw(st.integers(0, 4)):
                 node = node[key]
                 continue
-            node[key] = data.draw(strange)
+            node[key] = copy.deepcopy(data.draw(strange))
             break
     with contextlib.suppress(DeclarationError):
         for entity in parse(json.dumps(spoilt)).entities.values():
