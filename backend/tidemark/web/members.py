@@ -35,7 +35,7 @@ def members_route(engine: Engine) -> Route:
     max_body = engine.settings.max_body
 
     async def all_members(call: Call, scope: str, _user: str) -> Answer:
-        return as_json({"members": await engine.members(call.caller, scope)})
+        return as_json({"scope": scope, "members": await engine.members(call.caller, scope)})
 
     async def put_member(call: Call, scope: str, user: str) -> Answer:
         body = messages.decode_json(await call.json_body(max_body))
