@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.conformance.declared import DECLARATION
 from tests.conformance.stores import KINDS, Database
+from tests.servers import PostgresServer
 from tidemark.store.base import Store
+from tidemark.store.migrate import migrate
+
+_EMPTY = "; ".join(
+    f"DELETE FROM {name}" for name in ("sync_scope", "sync_feed", "sync_journal", "sync_member", *DECLARATION.entities)
+)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -18,12 +25,34 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("kind", [name for name, kind in KINDS.items() if kind.overlapping or not overlap])
 
 
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with the tables, to be copied."""
+    path = tmp_path_factory.mktemp("template") / "tidemark.db"
+    migrate(f"sqlite:///{path}", DECLARATION, None)
+    return path
+
+
+@pytest.fixture(scope="session")
+def migrated_postgresql_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """A database with the tables, for all tests: making one takes longer than most tests do."""
+    url = postgres_server.create_database()
+    migrate(url, DECLARATION, None)
+    yield url
+    postgres_server.drop_database(url)
+
+
 @pytest.fixture
-async def database(request: pytest.FixtureRequest, kind: str, tmp_path: Path) -> Database:
-    """An empty database with its tables."""
-    database = KINDS[kind](request, tmp_path)
-    await database.prepare()
-    return database
+def emptied_postgresql_url(postgres_server: PostgresServer, migrated_postgresql_url: str) -> str:
+    """The same, its rows removed."""
+    postgres_server.sql(_EMPTY, migrated_postgresql_url.rpartition("/")[2])
+    return migrated_postgresql_url
+
+
+@pytest.fixture
+def database(request: pytest.FixtureRequest, kind: str, tmp_path: Path) -> Database:
+    """An empty database with its tables, of each kind."""
+    return KINDS[kind](request, tmp_path)
 
 
 @pytest.fixture

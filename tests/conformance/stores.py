@@ -43,7 +43,7 @@ class Memory(Database):
 
     overlapping = True
 
-    def __init__(self, request: pytest.FixtureRequest, folder: Path) -> None:
+    def __init__(self, _request: pytest.FixtureRequest, _folder: Path) -> None:
         self._store = MemoryStore(DECLARATION, chance=secrets.token_bytes)
 
     def store(self) -> Store:
@@ -66,12 +66,12 @@ class Sqlite(Database):
 
 
 class Postgresql(Database):
-    """A database of the run's cluster."""
+    """The database that all tests of a process share."""
 
     overlapping = True
 
-    def __init__(self, request: pytest.FixtureRequest, folder: Path) -> None:
-        self.url: str = request.getfixturevalue("migrated_postgresql_url")
+    def __init__(self, request: pytest.FixtureRequest, _folder: Path) -> None:
+        self.url: str = request.getfixturevalue("emptied_postgresql_url")
 
     def store(self) -> Store:
         """Any number, as from any number of processes."""
