@@ -134,6 +134,9 @@ def _write(
     except NotImplementedError:
         back = 'raise NotImplementedError("what this changed is not kept")'
     dialects = [name for name in ("mysql", "postgresql") if f"{name}." in code + back]
+    imports = [f"from sqlalchemy.dialects import {', '.join(dialects)}"] if dialects else []
+    # Alembic renders the type within a JSONB without its module.
+    imports += ["from sqlalchemy import Text"] if "=Text(" in code + back else []
     made = scripts.generate_revision(
         rev_id(),
         message,
@@ -141,7 +144,7 @@ def _write(
         version_path=str(migrations),
         upgrades=_indented([*(f"# Look at this: {caution}." for caution in cautions), code]),
         downgrades=_indented([back]),
-        imports=f"from sqlalchemy.dialects import {', '.join(dialects)}\n" if dialects else "",
+        imports="".join(f"{line}\n" for line in imports),
     )
     if made is None:
         raise RuntimeError("Alembic has written no revision")
