@@ -204,7 +204,13 @@ class Pipeline:
                 continue
             request.not_before = loop.time() + self._pause
             self._waiting.appendleft(request)
-        loop.call_later(self._pause, self._start)
+        loop.call_later(self._pause, self._resume, requests)
+
+    def _resume(self, requests: list[Request]) -> None:
+        """Their pause is over, whatever the clock says: an event loop may call a little early."""
+        for request in requests:
+            request.not_before = 0.0
+        self._start()
 
     async def _settle(self, slices: list[Slice]) -> None:
         """Settle these slices in one transaction, or in several when the database refuses the data of one of them."""
