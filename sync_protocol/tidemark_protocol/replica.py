@@ -7,23 +7,10 @@ in one transaction with the new `Copy` and with the pending edits put back on to
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 from msgspec import Struct
 
-from .messages import Change
-
-
-class AnyRun(Protocol):
-    """What a run of a pull and a `changes` frame have in common."""
-
-    from_: int
-    to: int
-    head: int
-    watermark: str
-    changes: list[Change]
-    digest: str | None
-    reset: bool
+from .messages import Change, Changes, Run
 
 
 class Copy(Struct, frozen=True):
@@ -63,7 +50,7 @@ class Apply(Struct, frozen=True):
 Step = Ignore | Pull | Apply
 
 
-def judge(copy: Copy, run: AnyRun, *, asked: bool) -> Step:
+def judge(copy: Copy, run: Run | Changes, *, asked: bool) -> Step:
     """What `run` does to a replica that stands at `copy`.
 
     `asked`: the run is in the answer to the replica's own latest pull, hello or follow.
@@ -81,6 +68,6 @@ def judge(copy: Copy, run: AnyRun, *, asked: bool) -> Step:
     return Apply([change for change in run.changes if change.version > copy.to], after, digest=_proof(run, after))
 
 
-def _proof(run: AnyRun, after: Copy) -> str | None:
+def _proof(run: Run | Changes, after: Copy) -> str | None:
     """The digest to hold the rows against: of the highest head seen, and only when the replica is at it."""
     return run.digest if run.head == run.to == after.to == after.highest else None

@@ -23,7 +23,7 @@ from tidemark.store.base import ScopeState, Unavailable
 from tidemark_protocol import messages, watermark
 from tidemark_protocol.messages import Behind, ScopeAdded, ScopeRevoked, ServerFrame, Welcome
 
-from .access import Principal
+from .access import Grant, Principal
 from .frames import Batch, encoded
 from .hub import MAX_CHANGES, Hub
 from .outgoing import Outgoing
@@ -235,7 +235,7 @@ class StreamFollower:
         following.phase = Phase.DUE
         self._attention.set()
 
-    async def _survey(self, also: frozenset[str] = frozenset()) -> tuple[set[str], dict[str, ScopeState]]:
+    async def _survey(self, also: frozenset[str] = frozenset()) -> tuple[Mapping[str, Grant], dict[str, ScopeState]]:
         """What the user may read, and the states of what is followed of it, at a moment when exactly that held.
 
         A change of membership raises the number of the user's own scope: where it stands still around the look-up of
@@ -247,7 +247,7 @@ class StreamFollower:
             before = named.members
             self._hub.saw(named)
             self._survey_due = False
-            readable = set(await self._hub.access.readable(self._principal))
+            readable = await self._hub.access.readable(self._principal)
             scopes = {own, *(scope for scope in readable if scope in also or self._covers(scope))}
             found = await store.states(scopes)
             states = {scope: found.get(scope) or ScopeState(scope) for scope in scopes}
@@ -255,17 +255,17 @@ class StreamFollower:
             if named.members == before:
                 return readable, states
 
-    def _settle(self, readable: set[str], states: Mapping[str, ScopeState]) -> None:
+    def _settle(self, readable: Mapping[str, Grant], states: Mapping[str, ScopeState]) -> None:
         """Tell of scopes lost and gained since the last survey."""
-        for scope in self._readable - readable:
+        for scope in self._readable - readable.keys():
             self._drop(scope)
             self._lose(scope)
         refused, self._refused = self._refused, {}
         for scope, mark in refused.items():
             if scope in readable and self._covers(scope):
                 self._follow(states[scope], mark)
-        for scope in readable - self._readable:
-            if self._covers(scope):
+        for scope in readable:
+            if scope not in self._readable and self._covers(scope):
                 self._readable.add(scope)
                 self.send(ScopeAdded(scope))
                 self._follow(states[scope], None)

@@ -247,7 +247,14 @@ class Hub:
         self._topic(follower.own).trackers.add(follower)
 
     def untrack(self, follower: Follower) -> None:
-        self._topics[follower.own].trackers.discard(follower)
+        topic = self._topics.get(follower.own)
+        if topic is not None:
+            topic.trackers.discard(follower)
+
+    @property
+    def topics(self) -> int:
+        """How many scopes are kept in mind."""
+        return len(self._topics)
 
     def position(self, scope: str) -> int:
         """Up to where a followed scope has been told."""

@@ -48,6 +48,11 @@ class Outgoing:
         self.put(frame)
         return True
 
+    @property
+    def waiting(self) -> int:
+        """Bytes that wait."""
+        return self._size
+
     async def room(self) -> None:
         """Wait until no more than `limit` bytes wait."""
         await self._room.wait()
