@@ -63,7 +63,7 @@ async def test_other_scopes_do_not_come(store: Store) -> None:
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 5, 6, 7])
 async def test_pages_make_up_the_whole(store: Store, limit: int) -> None:
-    """Pages of any size hold each change once, in order, and lead to the head."""
+    """Pages of any size hold each change once, in order, and lead to the head (I29)."""
     await write(store, *(put(W, "names", uuid(n), name=str(n)) for n in range(6)))
     await write(store, put(W, "names", uuid(2), name="again"), delete(W, "names", uuid(4)))
     whole = read(await store.run(W, 0, 0, 100, ALL))
@@ -117,7 +117,7 @@ async def test_the_size_of_a_page_is_bounded(store: Store) -> None:
 
 
 async def test_the_digest_belongs_to_the_changes(store: Store) -> None:
-    """The state of a run says what its rows add up to."""
+    """The state of a run says what its rows add up to (I28)."""
     await write(store, *(put(W, "names", uuid(n), name=str(n)) for n in range(20)))
     await write(store, *(delete(W, "names", uuid(n)) for n in range(0, 20, 3)))
     run = await store.run(W, 0, 0, 100, ALL)

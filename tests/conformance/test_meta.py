@@ -27,7 +27,7 @@ async def test_the_epoch_fits_into_a_watermark(store: Store) -> None:
 
 
 async def test_contents_and_epoch_outlive_a_restart(database: Database) -> None:
-    """A store opened again, on the same database, goes on where the last one ended."""
+    """A store opened again, on the same database, goes on where the last one ended (I2)."""
     first = database.store()
     await first.open()
     epoch = first.epoch

@@ -76,7 +76,7 @@ async def test_locks_are_passed_over_not_waited_for(overlapping: Store) -> None:
 
 
 async def test_a_lock_is_held_to_the_end(overlapping: Store) -> None:
-    """A scope stays locked after it was saved, and what its next holder reads includes what was saved."""
+    """A scope stays locked after it was saved, and what its next holder reads includes what was saved (I27)."""
     await lock(overlapping, W)
     async with holding(overlapping, put(W, "names", uuid(1))):
         assert await lock(overlapping, W) == {}
@@ -134,6 +134,7 @@ async def test_one_of_two_scopes_gets_a_new_key(overlapping: Store) -> None:
 
 async def test_a_run_is_one_snapshot(overlapping: Store) -> None:
     """While commits go on, each page's head is one that its changes belong to: none is missing, none is too new."""
+    # Invariant (I28).
     await lock(overlapping, W)
     done = asyncio.Event()
 

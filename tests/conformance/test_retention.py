@@ -52,7 +52,7 @@ async def test_forgetting_drops_tombstones_and_raises_the_floor(graves: Store) -
 
 
 async def test_a_tombstone_that_changed_is_kept(graves: Store) -> None:
-    """Root, clocks and arrival must be those that were looked at."""
+    """Root, clocks and arrival must be those that were looked at (I11)."""
     held = await rows(graves)
     changed = [
         replace(held["a"], root=at(999_999)),

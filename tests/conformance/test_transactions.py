@@ -57,7 +57,7 @@ async def test_transact_gives_back_what_the_body_gives(store: Store) -> None:
 
 
 async def test_what_was_saved_is_there_afterwards(store: Store) -> None:
-    """Scope, feed, table and journal hold it when `transact` has returned."""
+    """Scope, feed, table and journal hold it when `transact` has returned (I14)."""
     await write(store, put(W, "names", uuid(1), name="one"), journal=[entry(W, 5, [7], text="x")])
     run = await store.run(W, 0, 0, 10, 1 << 20)
     assert [(change.row, change.version, (change.doc or {})["name"]) for change in read(run)] == [(uuid(1), 1, "one")]
@@ -271,7 +271,7 @@ async def test_unique_values_pass_on_within_one_save(store: Store) -> None:
 
 
 async def test_other_constraints_are_told_from_uniqueness(store: Store) -> None:
-    """A value that the table refuses is a failed constraint that is not `unique`, and nothing happened."""
+    """A value that the table refuses is a failed constraint that is not `unique`, and nothing happened (I22)."""
     before = await everything(store, W)
     with pytest.raises(ConstraintFailed) as refused:
         await write(store, put(W, "states", uuid(1), state="nonsense"), journal=[entry(W, 1)])

@@ -74,7 +74,7 @@ def arrive(order: list[Write], state: RowState | None = None) -> tuple[RowState,
 @settings(max_examples=500, deadline=None)
 @given(arrivals())
 def test_the_outcome_is_the_fold_in_clock_order(order: list[Write]) -> None:
-    """Whatever the order of arrival and however often each write comes, the row is what section 3 says."""
+    """Whatever the order of arrival and however often each write comes, the row is what section 3 says (I7)."""
     state, effects = arrive(order)
     folded = fold(order)
     assert state.deleted == (folded.doc is None)
@@ -87,7 +87,7 @@ def test_the_outcome_is_the_fold_in_clock_order(order: list[Write]) -> None:
 @settings(max_examples=150, deadline=None)
 @given(arrivals(), st.data())
 def test_order_does_not_matter(order: list[Write], data: st.DataObject) -> None:
-    """Two replicas that got the same writes in different orders hold the same."""
+    """Two replicas that got the same writes in different orders hold the same (I7)."""
     other = data.draw(st.permutations(order))
     assume(other[0].op != "patch")
     one, two = arrive(order)[0], arrive(other)[0]
@@ -99,6 +99,7 @@ def test_order_does_not_matter(order: list[Write], data: st.DataObject) -> None:
 @given(arrivals())
 def test_replay_changes_nothing(order: list[Write]) -> None:
     """Every write delivered again leaves the very same state, and is told what its first delivery would be told now."""
+    # Invariant (I8).
     state, _ = arrive(order)
     before = copy.deepcopy(state)
     for write in order:
@@ -158,7 +159,7 @@ def test_what_took_effect_is_told(order: list[Write]) -> None:
 @settings(max_examples=150, deadline=None)
 @given(arrivals(), patches(), patches())
 def test_patches_of_different_fields_both_survive(order: list[Write], one: dict[str, Any], two: dict[str, Any]) -> None:
-    """Concurrent patches without a common path are both on the row, whichever came first."""
+    """Concurrent patches without a common path are both on the row, whichever came first (I9)."""
     one = {path: value for path, value in one.items() if not any(_overlap(path, other) for other in two)}
     assume(one)
     state, _ = arrive(order)
@@ -187,7 +188,7 @@ def test_a_reading_with_another_value_is_reused(order: list[Write], data: st.Dat
 @settings(max_examples=100, deadline=None)
 @given(arrivals())
 def test_a_delete_beats_what_is_earlier_and_a_later_put_revives(order: list[Write]) -> None:
-    """After the last clock, a delete hides the row from every patch, and a put brings it back as it says."""
+    """After the last clock, a delete hides the row from every patch, and a put brings it back as it says (I10)."""
     delete = Write("delete", clock.floor_reading(2_000), {})
     patch = Write("patch", clock.floor_reading(2_001), {"name": "late"})
     put = Write("put", clock.floor_reading(2_002), {"name": "n", "color": None, "labels": {}, "links": {}})

@@ -39,7 +39,7 @@ def test_text_order_is_clock_order(one: tuple[int, int, str], two: tuple[int, in
 
 @given(steps)
 def test_no_reading_is_issued_twice_or_below_one_seen(steps: list[tuple[str, int | str]]) -> None:
-    """Each one issued is above every one issued or observed before it, wherever the wall clock goes."""
+    """Each one issued is above every one issued or observed before it, wherever the wall clock goes (I3)."""
     own, highest = Clock(NODE), ""
     for kind, value in steps:
         if kind == "issue":

@@ -32,7 +32,7 @@ def test_the_sum_is_taken_modulo() -> None:
 
 @given(histories)
 def test_moving_by_differences_equals_computing_anew(history: list[tuple[tuple[str, str], bool]]) -> None:
-    """What the server adds and takes away with each change is what a replica sums up over its rows."""
+    """What the server adds and takes away with each change is what a replica sums up over its rows (I32)."""
     live: dict[tuple[str, str], int] = {}
     total = 0
     for version, (row, deleted) in enumerate(history, 1):

@@ -17,7 +17,7 @@ from tidemark_protocol.errors import (
 
 
 def test_codes_stand_in_the_order_of_the_checks() -> None:
-    """The order is part of SPEC 4: the first check that fails names the code."""
+    """The order is part of SPEC 4: the first check that fails names the code (I19)."""
     assert " ".join(MUTATION_CODES) == (
         "schema_mismatch invalid_mutation unknown_entity invalid_scope forbidden invalid_row invalid_clock "
         "clock_ahead read_only_field unknown_field invalid_field missing_field too_large too_deep row_taken "

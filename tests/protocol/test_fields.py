@@ -81,7 +81,7 @@ def outcome(validate: Any, fields: object) -> dict[str, Any]:
 
 @given(mutations)
 def test_a_canonical_row_is_canonical(fields: dict[str, Any]) -> None:
-    """Validating what a put gave changes nothing, and it holds every field in the order of the declaration."""
+    """Validating what a put gave changes nothing, and it holds every field in the order of the declaration (I37)."""
     row = outcome(VALIDATOR.put, fields)
     if "refused" not in row:
         assert list(row) == list(ENTITY.fields)
@@ -107,7 +107,7 @@ def test_the_order_of_fields_decides_no_code(fields: dict[str, Any]) -> None:
 
 @given(mutations, mutations)
 def test_the_first_code_in_the_order_of_the_checks_decides(some: dict[str, Any], more: dict[str, Any]) -> None:
-    """Adding fields to a refused patch never gives a code that comes later in SPEC 4."""
+    """Adding fields to a refused patch never gives a code that comes later in SPEC 4 (I19)."""
     order = list(MUTATION_CODES)
     both = {**more, **some}
     alone, together = outcome(VALIDATOR.patch, some), outcome(VALIDATOR.patch, both)
@@ -117,7 +117,7 @@ def test_the_first_code_in_the_order_of_the_checks_decides(some: dict[str, Any],
 
 @given(json_values)
 def test_any_value_is_taken_or_refused(value: Any) -> None:
-    """No value makes a check fail in any other way than by refusing."""
+    """No value makes a check fail in any other way than by refusing (I45)."""
     for field in FIELDS:
         try:
             taken = canonical(field, value)

@@ -119,7 +119,7 @@ def test_seq_rises_from_1_to_the_largest_exact_integer() -> None:
     ],
 )
 def test_what_is_no_push(body: bytes) -> None:
-    """Bad JSON or a wrong envelope; nothing of such a body takes effect."""
+    """Bad JSON or a wrong envelope; nothing of such a body takes effect (I18)."""
     assert refused(body)
 
 
@@ -362,7 +362,7 @@ def test_what_is_no_frame(data: str) -> None:
     ],
 )
 def test_a_frame_that_is_wrong_is_refused_alone(data: str) -> None:
-    """A known one with wrong members, or an unknown `t`: the connection lives."""
+    """A known one with wrong members, or an unknown `t`: the connection lives (I41)."""
     with pytest.raises(RequestError) as error:
         messages.decode_client_frame(data)
     assert error.value.code == "malformed"

@@ -96,7 +96,7 @@ def test_rows_that_can_be(entity: Entity, row: str) -> None:
     ],
 )
 def test_rows_that_cannot_be(entity: Entity, row: object) -> None:
-    """Everything else has a problem that says what a key looks like."""
+    """Everything else has a problem that says what a key looks like (I1)."""
     assert row_problem(entity, row)
 
 
@@ -145,7 +145,7 @@ def test_scopes_round_trip(kind: str, decoded: str) -> None:
 
 @given(st.from_regex(SCOPE, fullmatch=True))
 def test_a_scope_has_one_spelling(text: str) -> None:
-    """Every text that parse_scope takes is the very one that format_scope spells."""
+    """Every text that parse_scope takes is the very one that format_scope spells (I1)."""
     try:
         kind, decoded = parse_scope(text)
     except ValueError:

@@ -87,7 +87,7 @@ def test_all_replicas_at_one_version_hold_the_same_text() -> None:
 def test_where_the_next_run_starts(text: str | None, floor: int, expected: Start) -> None:
     """From the watermark, or from 0 with `reset` when what the replica holds cannot be continued (SPEC 5).
 
-    Its version or its base, whichever is later, must not lie below the floor; nor it ahead of the head of 20.
+    Its version or its base, whichever is later, must not lie below the floor; nor it ahead of the head of 20 (I30).
     """
     assert begin(text, floor=floor) == expected
 
@@ -97,7 +97,7 @@ def test_where_the_next_run_starts(text: str | None, floor: int, expected: Start
     | st.builds(Watermark, st.sampled_from([EPOCH, "x"]), st.integers(0, 40), st.integers(0, 40), st.integers(2, 4))
 )
 def test_a_run_never_starts_where_tombstones_are_missing(mark: Watermark | None) -> None:
-    """A replica goes on only if no tombstone it has not seen can have been forgotten; else it starts from 0."""
+    """A replica goes on only if no tombstone it has not seen can have been forgotten; else it starts from 0 (I31)."""
     begun = begin(None if mark is None else str(mark), head=30, floor=12)
     if begun.after == 0:
         assert begun.base == 30
