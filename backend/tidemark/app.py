@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,20 +25,20 @@ from .web.answer import HTML, Answer
 from .web.call import Call
 from .web.drain import Drain
 from .web.pages import start_page
-from .web.routes import Route, refusal, request_line
+from .web.routes import Route, refusal
 
 DATA = Path("var")
 """Where development mode keeps its secret, below the folder that the service runs in."""
 
 
-def create_app(settings: Settings) -> Litestar:
+def create_app(settings: Settings, on_request: log.OnRequest = log.request_line) -> Litestar:
     """The application; in development mode when the settings name no keys.
 
     Raises SettingsError or DeclarationError with every fault.
     """
     if not settings.has_keys:
         settings = for_development(settings, DATA, os.urandom)
-    plugin = SyncPlugin(SyncConfig(settings))
+    plugin = SyncPlugin(SyncConfig(settings, log=on_request))
     page = start_page(plugin.declaration, "tidemark token --user ada")
 
     async def start(_call: Call) -> Answer:
@@ -47,7 +48,7 @@ def create_app(settings: Settings) -> Litestar:
         route_handlers=[plugin.frame.handler(Route("/", {"GET": start}, public=True), "")],
         plugins=[plugin],
         lifespan=[_told_to_end(plugin.drain)],
-        exception_handlers={Exception: _refused},
+        exception_handlers={Exception: partial(_refused, on_request)},
         cors_config=_cors(settings),
         openapi_config=None,
         logging_config=None,
@@ -57,8 +58,9 @@ def create_app(settings: Settings) -> Litestar:
 def factory() -> Litestar:
     """The application as the environment says, for servers that start processes of their own."""
     settings = Settings.from_environ(os.environ)
-    log.configure(settings.log_level, settings.log_format, sys.stdout.buffer, terminal=sys.stdout.isatty())
-    return create_app(settings)
+    out = sys.stdout
+    on_request = log.configure(settings.log_level, settings.log_format, out.buffer, terminal=out.isatty())
+    return create_app(settings, on_request)
 
 
 def _cors(settings: Settings) -> CORSConfig | None:
@@ -72,10 +74,10 @@ def _cors(settings: Settings) -> CORSConfig | None:
     )
 
 
-def _refused(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
-    """What no route of ours has answered: an unknown path, mostly."""
+def _refused(on_request: log.OnRequest, request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    """The answer where no route of ours gave one: an unknown path, mostly."""
     answer = refusal(error, request.method, "?")
-    request_line(request.method, "?", answer.status, sent=len(answer.body))
+    on_request(log.RequestLine(request.method, "?", answer.status, 0, None, 0, len(answer.body)))
     headers = {name.decode(): value.decode() for name, value in answer.headers}
     return Response(answer.body, status_code=answer.status, media_type=answer.content_type.decode(), headers=headers)
 

@@ -178,6 +178,8 @@ class _Faults:
                 _end(error.faults)
             case DeclarationError():
                 _end([f"{fault.path}: {fault.message}" if fault.path else fault.message for fault in error.faults])
+            case OSError(filename=str(name)):
+                _end([f"{name}: {error.strerror}"])
             case Unfit() | Unavailable():
                 _end([str(error)])
 

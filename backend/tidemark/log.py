@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any, BinaryIO, Final
 
 import msgspec
 import structlog
+from msgspec import Struct, structs
 from structlog.typing import EventDict, Processor
 
 from .settings import LogFormat, LogLevel
@@ -16,8 +19,47 @@ _FIRST: Final = ("timestamp", "level", "event")
 _encode = msgspec.json.Encoder(enc_hook=repr).encode
 
 
-def configure(level: LogLevel, form: LogFormat, out: BinaryIO, *, terminal: bool) -> None:
-    """Send everything, the libraries' own records included, to `out`; `auto` is text when it is a terminal."""
+class RequestLine(Struct, frozen=True, gc=False):
+    """The canonical line of a request: what was asked, by whom, how it went. Never bodies, tokens or keys of rows.
+
+    `path` is the route's template, `ms` the time taken, `received` and `sent` the bytes of both bodies.
+    """
+
+    method: str
+    path: str
+    status: int
+    ms: float
+    user: str | None
+    received: int
+    sent: int
+
+
+class _Written(Struct, frozen=True, gc=False):
+    timestamp: datetime
+    level: str
+    event: str
+    method: str
+    path: str
+    status: int
+    ms: float
+    user: str | None
+    received: int
+    sent: int
+
+
+OnRequest = Callable[[RequestLine], None]
+
+
+def request_line(line: RequestLine) -> None:
+    """Log a request as everything else is logged."""
+    structlog.get_logger("tidemark.request").info("request", **structs.asdict(line))
+
+
+def configure(level: LogLevel, form: LogFormat, out: BinaryIO, *, terminal: bool) -> OnRequest:
+    """Send everything, the libraries' own records included, to `out`; `auto` is text when it is a terminal.
+
+    What it gives back logs a request's line the cheapest way: a tenth of the time, which every request pays.
+    """
     as_text = form == "text" or (form == "auto" and terminal)
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -39,6 +81,27 @@ def configure(level: LogLevel, form: LogFormat, out: BinaryIO, *, terminal: bool
     root = logging.getLogger()
     root.handlers[:] = [_Forward()]
     root.setLevel(max(_LEVELS[level], logging.WARNING))
+    return request_line if as_text or level != "info" else _json_lines(out)
+
+
+def _json_lines(out: BinaryIO) -> OnRequest:
+    def write(line: RequestLine) -> None:
+        written = _Written(
+            datetime.now(UTC),
+            "info",
+            "request",
+            line.method,
+            line.path,
+            line.status,
+            line.ms,
+            line.user,
+            line.received,
+            line.sent,
+        )
+        out.write(_encode(written) + b"\n")
+        out.flush()
+
+    return write
 
 
 def _to_json(_logger: Any, _method: str, event: EventDict) -> bytes:

@@ -25,7 +25,9 @@ from msgspec import Struct
 
 from tidemark_protocol.schema import Declaration, parse
 
+from .log import OnRequest, request_line
 from .settings import Settings, SettingsError, variable
+from .store.base import Store
 from .store.postgresql import PostgresStore
 from .store.sqlite import SqliteStore
 from .sync.engine import Engine
@@ -60,7 +62,8 @@ class SyncConfig(Struct, frozen=True):
     """What the plugin is made from.
 
     `path` stands before all routes (`/api`); `declaration` is read from the settings' file when not given. `now` is
-    wall time in Unix milliseconds, `monotonic` seconds, `chance(n)` n random bytes.
+    wall time in Unix milliseconds, `monotonic` seconds, `chance(n)` n random bytes; `log` takes each request's line;
+    `store` is the one that the database's URL names when not given.
     """
 
     settings: Settings
@@ -69,6 +72,8 @@ class SyncConfig(Struct, frozen=True):
     now: Callable[[], int] = wall_milliseconds
     monotonic: Callable[[], float] = time.monotonic
     chance: Callable[[int], bytes] = os.urandom
+    log: OnRequest = request_line
+    store: Store | None = None
 
 
 class SyncPlugin(InitPluginProtocol):
@@ -86,7 +91,7 @@ class SyncPlugin(InitPluginProtocol):
         self.drain = Drain()
         self.metrics = Metrics()
         self.engine = Engine(
-            store=make_store(settings, self.declaration, now=config.now, chance=config.chance),
+            store=config.store or make_store(settings, self.declaration, now=config.now, chance=config.chance),
             declaration=self.declaration,
             settings=settings,
             wake=make_wake(settings),
@@ -94,9 +99,8 @@ class SyncPlugin(InitPluginProtocol):
             chance=config.chance,
         )
         self._jwks = httpx2.AsyncClient(timeout=_JWKS_TIMEOUT)
-        self.frame = Frame(
-            self._authenticator(), RateLimit(settings.rate_limit, config.monotonic), self.metrics, config.monotonic
-        )
+        limiter = RateLimit(settings.rate_limit, config.monotonic)
+        self.frame = Frame(self._authenticator(), limiter, self.metrics, config.log, config.monotonic)
 
     def on_app_init(self, app_config: AppConfig) -> AppConfig:
         app_config.route_handlers.extend(self.handlers())

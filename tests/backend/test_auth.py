@@ -167,7 +167,7 @@ async def test_claims_that_are_not_asked_for_are_ignored(authenticator: Authenti
     ],
 )
 async def test_what_is_no_token_of_ours_is_refused(authenticator: Authenticator, token: str) -> None:
-    """Broken, foreign, unsigned, or signed by an algorithm that is not configured."""
+    """Broken, foreign, unsigned, or signed by an algorithm that is not configured (I44)."""
     assert await refused(authenticator.authenticate(token)) == "unauthenticated"
 
 

@@ -16,6 +16,7 @@ from litestar.handlers import ASGIRouteHandler
 from litestar.types import HTTPScope, Receive, Scope, Send
 from msgspec import Struct
 
+from tidemark.log import OnRequest, RequestLine
 from tidemark.sync.access import Principal
 
 from .answer import COMPRESS_FROM, Answer, Streamed, accepts, send_streamed, send_whole
@@ -51,6 +52,7 @@ class Frame(Struct, frozen=True):
     authenticator: Authenticator
     limiter: RateLimit
     metrics: Metrics
+    log: OnRequest
     monotonic: Callable[[], float]
 
     def handler(self, route: Route, prefix: str) -> ASGIRouteHandler:
@@ -78,9 +80,8 @@ class Frame(Struct, frozen=True):
             self.metrics.request(call.method, call.path, status, elapsed)
             if not route.quiet:
                 user = None if call.principal is None else call.principal.user
-                request_line(
-                    call.method, call.path, status, elapsed=elapsed, user=user, received=call.received, sent=sent
-                )
+                ms = round(elapsed * 1000, 1)
+                self.log(RequestLine(call.method, call.path, status, ms, user, call.received, sent))
 
     async def _answer(self, route: Route, call: Call) -> Answer | Streamed:
         try:
@@ -100,29 +101,6 @@ class Frame(Struct, frozen=True):
         principal = await self.authenticator.header(call.header(b"authorization"))
         self.limiter.take(principal.user)
         return principal
-
-
-def request_line(
-    method: str,
-    path: str,
-    status: int,
-    *,
-    elapsed: float = 0,
-    user: str | None = None,
-    received: int = 0,
-    sent: int = 0,
-) -> None:
-    """The canonical line: what was asked, by whom, how it went. Never bodies, tokens or keys of rows."""
-    _log.info(
-        "request",
-        method=method,
-        path=path,
-        status=status,
-        ms=round(elapsed * 1000, 1),
-        user=user,
-        received=received,
-        sent=sent,
-    )
 
 
 def refusal(error: Exception, method: str, path: str) -> Answer:
