@@ -83,7 +83,13 @@ def upgrade() -> None:
     spent = sa.text("spent IS NOT NULL")
     op.create_index("ix_sync_journal_spent", "sync_journal", ["spent"], postgresql_where=spent, sqlite_where=spent)
     if op.get_context().dialect.name == "postgresql":
-        op.create_index("ix_sync_journal_rows", "sync_journal", ["rows"], postgresql_using="gin")
+        op.create_index(
+            "ix_sync_journal_rows",
+            "sync_journal",
+            ["rows"],
+            postgresql_using="gin",
+            postgresql_with={"gin_pending_list_limit": 128},
+        )
     op.create_table(
         "sync_inbox",
         sa.Column("id", NUMBER, primary_key=True, autoincrement=True),

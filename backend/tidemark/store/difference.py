@@ -23,6 +23,8 @@ class Difference(NamedTuple):
     """What would make the tables as declared; `losses` says of which operations why they may lose or lack data."""
 
     operations: list[ops.MigrateOperation]
+    tables: list[str]
+    """The tables that they are of."""
     losses: list[str]
     undeclared: list[str]
     """Columns that no field stands for, and that rows can be written without."""
@@ -32,20 +34,20 @@ def difference(connection: Connection, declaration: Declaration) -> Difference:
     """Compare a database with the declaration; indexes, checks and tables that others made are left alone."""
     metadata = declared_metadata(declaration)
     script = produce_migrations(migration_context(connection, metadata), metadata)
-    operations: list[ops.MigrateOperation] = []
-    losses: list[str] = []
-    undeclared: list[str] = []
+    found = Difference([], [], [], [])
     for table, changes in _by_table(script.upgrade_ops).items():
         ours = [change for change in changes if _is_ours(change, table)]
         for change in ours:
             if isinstance(change, ops.DropColumnOp) and _may_stay(change):
-                undeclared.append(f"column {table}.{change.column_name} is not declared any more")
+                found.undeclared.append(f"column {table}.{change.column_name} is not declared any more")
             elif (reason := _loss(connection, change)) is not None:
-                losses.append(reason)
+                found.losses.append(reason)
         if connection.dialect.name == "sqlite" and not all(map(_sqlite_can, ours)):
             ours = _rebuilt(connection, metadata.tables[table])
-        operations += ours
-    return Difference(operations, losses, undeclared)
+        if ours:
+            found.operations.extend(ours)
+            found.tables.append(table)
+    return found
 
 
 def migration_context(connection: Connection, metadata: sa.MetaData) -> MigrationContext:
@@ -69,15 +71,13 @@ def as_it_was(connection: Connection, declaration: Declaration) -> list[ops.Migr
     for table in declared_metadata(declaration).sorted_tables:
         if table.name not in held:
             continue
-        checks = {check["name"] for check in inspector.get_check_constraints(table.name)}
+        checks = [
+            check for check in inspector.get_check_constraints(table.name) if _is_named(check["name"], table.name)
+        ]
         indexes = {index["name"] for index in inspector.get_indexes(table.name)}
         columns = [column for column in table.columns if column.name in held[table.name]]
-        constraints = [
-            constraint
-            for constraint in table.constraints
-            if isinstance(constraint, sa.PrimaryKeyConstraint) or constraint.name in checks
-        ]
-        found.append(ops.CreateTableOp(table.name, [*columns, *constraints], if_not_exists=True))
+        constraints = [sa.CheckConstraint(sa.text(_literal(check["sqltext"])), check["name"]) for check in checks]
+        found.append(ops.CreateTableOp(table.name, [*columns, table.primary_key, *constraints], if_not_exists=True))
         for index in table.indexes:
             if index.name in indexes:
                 made = ops.CreateIndexOp.from_index(index)
@@ -97,9 +97,22 @@ def _by_table(upgrade: ops.UpgradeOps | None) -> dict[str, list[Any]]:
 def _is_ours(change: Any, table: str) -> bool:
     """Whether an operation concerns what we made: names of our indexes and checks begin with the table's."""
     if isinstance(change, ops.DropIndexOp | ops.DropConstraintOp):
-        name = str(change.index_name if isinstance(change, ops.DropIndexOp) else change.constraint_name)
-        return name.startswith(tuple(f"{kind}_{table}_"[: NAME_MAX - 9] for kind in ("ix", "uq", "ck")))
+        return _is_named(change.index_name if isinstance(change, ops.DropIndexOp) else change.constraint_name, table)
     return not isinstance(change, ops.DropTableOp)
+
+
+def _is_named(name: object, table: str) -> bool:
+    return str(name).startswith(tuple(f"{kind}_{table}_"[: NAME_MAX - 9] for kind in ("ix", "uq", "ck")))
+
+
+def plain(condition: Any) -> str:
+    """The SQL of a check, colons unescaped."""
+    return str(condition.text if isinstance(condition, sa.TextClause) else condition).replace("\\:", ":")
+
+
+def _literal(condition: str) -> str:
+    """SQL text in which a colon marks no parameter."""
+    return condition.replace(":", "\\:")
 
 
 def _may_stay(change: ops.DropColumnOp) -> bool:
@@ -125,7 +138,7 @@ def _loss(connection: Connection, change: Any) -> str | None:
         if not wider:
             return f"column {place} changes from {change.existing_type} to {change.modify_type}"
     if isinstance(change, ops.CreateCheckConstraintOp):
-        condition = str(change.condition).replace("\\:", ":")
+        condition = plain(change.condition)
         if connection.exec_driver_sql(f'SELECT 1 FROM "{change.table_name}" WHERE NOT ({condition}) LIMIT 1').first():
             return f"rows of {change.table_name} hold values that are not declared any more: {condition}"
     return None
@@ -164,7 +177,7 @@ def _rebuilt(connection: Connection, table: sa.Table) -> list[ops.MigrateOperati
     old = f"{table.name}__old"[-NAME_MAX:]
     held = {column["name"] for column in sa.inspect(connection).get_columns(table.name)}
     kept = ", ".join(f'"{column.name}"' for column in table.columns if column.name in held)
-    return [ops.ExecuteSQLOp(statement) for statement in _statements(connection, table, old, kept)]
+    return [ops.ExecuteSQLOp(_literal(statement)) for statement in _statements(connection, table, old, kept)]
 
 
 def _statements(connection: Connection, table: sa.Table, old: str, kept: str) -> Iterator[str]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import sqlite3
 from collections.abc import Callable, Iterator
-from typing import Any, Final, TypeVar
+from pathlib import Path
+from typing import IO, Any, Final, TypeVar
 
 import asyncpg
 import sqlalchemy as sa
@@ -62,6 +64,19 @@ def sqlite_engine(path: str) -> sa.Engine:
     engine = sa.create_engine("sqlite://", creator=connect, poolclass=NullPool)
     sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
     return engine
+
+
+def claim(path: Path) -> IO[bytes]:
+    """Hold a database file for this process alone, until the handle is closed."""
+    lock = Path(f"{path}.lock").open("ab")  # noqa: SIM115
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise Unfit(
+            f"{path} is in use by another process: SQLite serves one process; use PostgreSQL for several"
+        ) from None
+    return lock
 
 
 async def with_postgres(url: str, work: Callable[[Connection], T]) -> T:

@@ -12,6 +12,7 @@ from msgspec.structs import astuple
 
 from tidemark_protocol.model import Declaration
 
+from . import postgresql_sql as statements
 from . import sql
 from .base import (
     ConstraintFailed,
@@ -29,8 +30,8 @@ from .base import (
 )
 from .entities import by_entity, images_by_entity, tables_of
 from .fit import plain_url, postgres_faults
-from .sql import PostgresTable, new_epoch
-from .tables import ADVISORY_CLASS, Unfit
+from .postgresql_sql import PostgresTable
+from .tables import Unfit
 
 T = TypeVar("T")
 
@@ -42,6 +43,13 @@ _SESSION: Final = {
     "statement_timeout": "30s",
     "TimeZone": "UTC",
     "jit": "off",
+    "enable_seqscan": "off",
+}
+_WRITERS: Final = _SESSION | {
+    # Every statement of a transaction looks rows up by their keys, whatever old statistics say of the tables' sizes.
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "plan_cache_mode": "force_generic_plan",
 }
 _CLIENT_PATIENCE: Final = 40.0
 """Seconds for one statement: more than the server's own limit, for a server that went away without a word."""
@@ -86,8 +94,8 @@ class PostgresStore:
             faults = await postgres_faults(self._url, self._declaration)
             if faults:
                 raise Unfit("; ".join(faults))
-            self._writers = await self._pool(self._sizes["writers"])
-            self._readers = await self._pool(self._sizes["readers"])
+            self._writers = await self._pool(self._sizes["writers"], _WRITERS)
+            self._readers = await self._pool(self._sizes["readers"], _SESSION)
         self.epoch = await self._settle_epoch()
 
     async def close(self) -> None:
@@ -98,8 +106,8 @@ class PostgresStore:
     async def renew_epoch(self) -> str:
         """Draw a new epoch, as belongs to every restore; every replica starts anew (SPEC 1)."""
         async with self._transaction() as connection:
-            self.epoch = new_epoch(self._chance)
-            await connection.execute(_META_SET, ["epoch"], [self.epoch])
+            self.epoch = sql.new_epoch(self._chance)
+            await connection.execute(statements.META_SET, ["epoch"], [self.epoch])
         return self.epoch
 
     async def transact(self, body: Callable[[Transaction], Awaitable[T]]) -> T:
@@ -121,7 +129,7 @@ class PostgresStore:
         return {record[0]: ScopeState(*record) for record in found}
 
     async def run(self, scope: str, after: int, base: int, limit: int, max_bytes: int) -> Run | None:
-        found = await self._fetch(_RUN, scope, after, base, limit, max_bytes)
+        found = await self._fetch(statements.RUN, scope, after, base, limit, max_bytes)
         if not found:
             return None
         *state, seen, count, last, body = found[0]
@@ -136,28 +144,28 @@ class PostgresStore:
         return _feed(await self._fetch(f"SELECT {sql.FEED} FROM sync_feed WHERE scope = $1 ORDER BY version", scope))
 
     async def residues(self, before: int, latest: str, limit: int) -> list[FeedRow]:
-        return _feed(await self._fetch(_RESIDUES, before, latest, limit))
+        return _feed(await self._fetch(statements.RESIDUES, before, latest, limit))
 
     async def forget(self, scope: str, horizon: int, dropped: Sequence[FeedRow], rewritten: Sequence[FeedRow]) -> int:
         async with self._transaction() as connection:
-            if not await connection.fetch(_LOCK, [scope]):
+            if not await connection.fetch(statements.LOCK, [scope]):
                 return 0
-            gone = await connection.fetch(_FORGET, scope, *_columns(dropped, FeedRow))
-            kept = await connection.execute(_REWRITE, scope, *_columns(rewritten, FeedRow))
+            gone = await connection.fetch(statements.FORGET, scope, *_columns(dropped, FeedRow))
+            kept = await connection.execute(statements.REWRITE, scope, *_columns(rewritten, FeedRow))
             floor = max((record[0] for record in gone), default=0)
-            await connection.execute(_RAISE_FLOOR, scope, floor, horizon)
+            await connection.execute(statements.RAISE_FLOOR, scope, floor, horizon)
             return len(gone) + _count(kept)
 
     async def forget_journal(self, before: int, limit: int) -> int:
         async with self._transaction() as connection:
-            return _count(await connection.execute(_FORGET_JOURNAL, before, limit))
+            return _count(await connection.execute(statements.FORGET_JOURNAL, before, limit))
 
     async def lease(self, name: str, owner: str, now: int, until: int) -> bool:
         value = msgspec.json.encode({"owner": owner, "until": until}).decode()
         async with self._transaction() as connection:
-            return _count(await connection.execute(_LEASE, f"lease:{name}", value, owner, now)) == 1
+            return _count(await connection.execute(statements.LEASE, f"lease:{name}", value, owner, now)) == 1
 
-    async def _pool(self, size: int) -> asyncpg.Pool:
+    async def _pool(self, size: int, settings: dict[str, str]) -> asyncpg.Pool:
         return await asyncpg.create_pool(
             self._url,
             min_size=1,
@@ -166,7 +174,7 @@ class PostgresStore:
             command_timeout=_CLIENT_PATIENCE,
             statement_cache_size=self._statement_cache,
             max_cached_statement_lifetime=0,
-            server_settings=_SESSION,
+            server_settings=settings,
         )
 
     @asynccontextmanager
@@ -207,11 +215,11 @@ class PostgresStore:
         """Keep the epoch while the database is the one it was drawn for, else draw another (SPEC 1)."""
         fingerprint = await self._fingerprint()
         async with self._transaction() as connection:
-            drawn = new_epoch(self._chance)
-            await connection.execute(_META_KEEP, ["epoch", "fingerprint"], [drawn, fingerprint])
-            held = dict(await connection.fetch(_META_LOCK, ["epoch", "fingerprint"]))
+            drawn = sql.new_epoch(self._chance)
+            await connection.execute(statements.META_KEEP, ["epoch", "fingerprint"], [drawn, fingerprint])
+            held = dict(await connection.fetch(statements.META_LOCK, ["epoch", "fingerprint"]))
             if held["fingerprint"] != fingerprint:
-                await connection.execute(_META_SET, ["epoch", "fingerprint"], [drawn, fingerprint])
+                await connection.execute(statements.META_SET, ["epoch", "fingerprint"], [drawn, fingerprint])
                 return drawn
             return str(held["epoch"])
 
@@ -222,7 +230,7 @@ class PostgresStore:
                     system = await connection.fetchval("SELECT system_identifier FROM pg_control_system()")
                 except asyncpg.InsufficientPrivilegeError:
                     system = "-"
-                place = await connection.fetchrow(_PLACE)
+                place = await connection.fetchrow(statements.PLACE)
         return "/".join(map(str, (system, *place)))
 
 
@@ -239,7 +247,7 @@ class PostgresTransaction:
         locked = await self._locked(wanted)
         missing = [scope for scope in create if scope not in locked]
         if missing:
-            made = await self._fetch(_CREATE, missing)
+            made = await self._fetch(statements.CREATE, missing)
             locked |= {record[0]: ScopeState(*record) for record in made}
             # What is missing still was made by someone else: it is there now, or locked.
             left = [scope for scope in missing if scope not in locked]
@@ -250,24 +258,24 @@ class PostgresTransaction:
         if not members:
             return {}
         scopes, users = zip(*members, strict=True)
-        return {(scope, user): role for scope, user, role in await self._fetch(_ROLES, scopes, users)}
+        return {(scope, user): role for scope, user, role in await self._fetch(statements.ROLES, scopes, users)}
 
     async def load(self, keys: Collection[RowKey]) -> list[FeedRow]:
         shared = {key[1:] for key in keys if not self._tables[key.entity].table.entity.key.per_scope}
         exact = {key for key in keys if key[1:] not in shared}
-        found = await self._fetch(_LOAD, *zip(*shared, strict=True)) if shared else []
-        found += await self._fetch(_LOAD_EXACT, *zip(*exact, strict=True)) if exact else []
+        found = await self._fetch(statements.LOAD, *zip(*shared, strict=True)) if shared else []
+        found += await self._fetch(statements.LOAD_EXACT, *zip(*exact, strict=True)) if exact else []
         return _feed(found)
 
     async def spent(self, hashes: Collection[int]) -> list[JournalRow]:
         if not hashes:
             return []
-        return [JournalRow(*record) for record in await self._fetch(_SPENT, list(hashes))]
+        return [JournalRow(*record) for record in await self._fetch(statements.SPENT, list(hashes))]
 
     async def entries_of(self, scope: str, rows: Collection[int]) -> list[JournalRow]:
         if not rows:
             return []
-        return [JournalRow(*record) for record in await self._fetch(_ENTRIES, scope, list(rows))]
+        return [JournalRow(*record) for record in await self._fetch(statements.ENTRIES, scope, list(rows))]
 
     async def referring(self, scope: str, entity: str, field: str, targets: Collection[str]) -> list[tuple[str, str]]:
         if not targets:
@@ -291,7 +299,7 @@ class PostgresTransaction:
         if role is None:
             await self._execute('DELETE FROM sync_member WHERE scope = $1 AND "user" = $2', scope, user)
         else:
-            await self._execute(_SET_ROLE, scope, user, role)
+            await self._execute(statements.SET_ROLE, scope, user, role)
 
     async def save(self, saved: Saved) -> None:
         with self._failing():
@@ -301,7 +309,7 @@ class PostgresTransaction:
             for entity, images in images_by_entity(saved.images).items():
                 await self._write(self._tables[entity], images)
             await self._execute(
-                _SAVE,
+                statements.SAVE,
                 *_columns(saved.feed, FeedRow),
                 *_journal_columns(saved),
                 *_columns(saved.scopes, ScopeState),
@@ -329,7 +337,7 @@ class PostgresTransaction:
         return [image for image in images if image.key not in changed]
 
     async def _locked(self, scopes: Collection[str]) -> dict[str, ScopeState]:
-        return {record[0]: ScopeState(*record) for record in await self._fetch(_LOCK, list(scopes))}
+        return {record[0]: ScopeState(*record) for record in await self._fetch(statements.LOCK, list(scopes))}
 
     async def _fetch(self, statement: str, *values: Any) -> list[asyncpg.Record]:
         with self._failing():
@@ -362,6 +370,8 @@ def _translated() -> Iterator[None]:
         if (error.constraint_name or "").endswith("_pkey"):
             raise RowTaken(str(error)) from error
         raise ConstraintFailed(str(error), unique=True) from error
+    except asyncpg.CardinalityViolationError as error:  # one save puts a key into two scopes
+        raise RowTaken(str(error)) from error
     except asyncpg.PostgresError as error:
         kind = (error.sqlstate or "")[:2]
         if kind in _DATA_CLASSES:
@@ -396,99 +406,3 @@ def _feed(records: Iterable[asyncpg.Record]) -> list[FeedRow]:
 
 def _count(status: str) -> int:
     return int(status.rpartition(" ")[2])
-
-
-_FEED_ARRAYS: Final = ["text", "text", "text", "bigint", "boolean", "text", "text", "text", "bigint", "boolean"]
-_JOURNAL_ARRAYS: Final = ["text", "bigint", "text", "text", "bigint"]
-_STATE_ARRAYS: Final = ["text", "bigint", "bigint", "text", "bigint", "bigint", "bigint", "bigint"]
-
-
-def _unnest(types: Sequence[str], first: int) -> str:
-    return f"unnest({', '.join(f'${number}::{kind}[]' for number, kind in enumerate(types, first))})"
-
-
-_LOCK: Final = f"SELECT {sql.STATE} FROM sync_scope WHERE scope = ANY($1::text[]) ORDER BY scope FOR UPDATE SKIP LOCKED"
-# Whoever makes a scope holds its advisory lock meanwhile, so that nobody waits for a row that is not committed yet;
-# nor for one that is there, being changed.
-_CREATE: Final = f"""
-    INSERT INTO sync_scope (scope)
-    SELECT v.scope FROM unnest($1::text[]) AS v(scope)
-    WHERE NOT EXISTS (SELECT FROM sync_scope AS s WHERE s.scope = v.scope)
-        AND pg_try_advisory_xact_lock({ADVISORY_CLASS}, hashtext(v.scope))
-    ON CONFLICT DO NOTHING RETURNING {sql.STATE}"""
-_ROLES: Final = """
-    SELECT m.scope, m."user", m.role FROM sync_member AS m
-    JOIN unnest($1::text[], $2::text[]) AS v(scope, "user") ON m.scope = v.scope AND m."user" = v."user" """
-_SET_ROLE: Final = """
-    INSERT INTO sync_member (scope, "user", role) VALUES ($1, $2, $3)
-    ON CONFLICT (scope, "user") DO UPDATE SET role = excluded.role"""
-_FEED_OF_F: Final = ", ".join(f'f."{name}"' for name in sql.FEED_COLUMNS)
-_LOAD: Final = f"""
-    SELECT {_FEED_OF_F} FROM unnest($1::text[], $2::text[]) AS v(entity, "row")
-    JOIN sync_feed AS f ON f.entity = v.entity AND f."row" = v."row" """
-_LOAD_EXACT: Final = f"""
-    SELECT {_FEED_OF_F} FROM unnest($1::text[], $2::text[], $3::text[]) AS v(scope, entity, "row")
-    JOIN sync_feed AS f ON f.entity = v.entity AND f."row" = v."row" AND f.scope = v.scope"""
-_SPENT: Final = f"SELECT {sql.JOURNAL} FROM sync_journal WHERE spent = ANY($1::bigint[])"
-_ENTRIES: Final = f"""
-    SELECT {sql.JOURNAL} FROM sync_journal
-    WHERE scope = $1 AND rows && $2::bigint[] AND spent IS NULL ORDER BY id DESC"""
-_SAVE: Final = f"""
-    WITH feed AS (
-        INSERT INTO sync_feed ({sql.FEED}) SELECT * FROM {_unnest(_FEED_ARRAYS, 1)} {sql.FEED_UPSERT}
-    ), journal AS (
-        INSERT INTO sync_journal (scope, arrived, events, rows, spent)
-        SELECT v.scope, v.arrived, v.events, v.rows::bigint[], v.spent
-        FROM {_unnest(_JOURNAL_ARRAYS, 11)} AS v(scope, arrived, events, rows, spent)
-    )
-    UPDATE sync_scope AS s SET {", ".join(f"{n} = v.{n}" for n in sql.STATE_COLUMNS[1:])}
-    FROM {_unnest(_STATE_ARRAYS, 16)} AS v({sql.STATE}) WHERE s.scope = v.scope"""
-# The page is read to its limit, but only what fits is assembled: an octet_length does not fetch a long document.
-_RUN: Final = f"""
-    SELECT {", ".join(f"s.{name}" for name in sql.STATE_COLUMNS)}, p.* FROM sync_scope AS s, LATERAL (
-        SELECT count(*), count(*) FILTER (WHERE fits), max(version) FILTER (WHERE fits),
-               convert_to(string_agg({sql.WIRE_TEXT}, ',') FILTER (WHERE fits), 'UTF8')
-        FROM (
-            SELECT f.*, number <= $4 AND (number = 1 OR size - 1 <= $5) AS fits
-            FROM (
-                SELECT f.*, row_number() OVER w AS number, sum(
-                    {sql.WIRE_SIZE + 1} + octet_length(entity) + octet_length("row") + octet_length(version::text)
-                    + CASE WHEN deleted THEN 4 ELSE octet_length(doc) END
-                ) OVER w AS size
-                FROM (
-                    SELECT entity, "row", version, deleted, doc FROM sync_feed
-                    WHERE scope = $1 AND version > $2 AND (NOT deleted OR version > $3)
-                    ORDER BY version LIMIT $4::bigint + 1
-                ) AS f
-                WINDOW w AS (ORDER BY version ROWS UNBOUNDED PRECEDING)
-            ) AS f
-        ) AS f
-    ) AS p WHERE s.scope = $1"""
-_RESIDUES: Final = f"""
-    SELECT {sql.FEED} FROM sync_feed WHERE residue AND arrived < $1 AND root < $2 ORDER BY arrived LIMIT $3"""
-_GIVEN: Final = f"""{_unnest(_FEED_ARRAYS, 2)} AS v({sql.FEED})
-    WHERE f.scope = $1 AND f.entity = v.entity AND f."row" = v."row" AND f.arrived = v.arrived"""
-_FORGET: Final = f"""
-    DELETE FROM sync_feed AS f USING {_GIVEN} AND f.root = v.root AND f.clocks = v.clocks RETURNING f.version"""
-_REWRITE: Final = f"""
-    UPDATE sync_feed AS f SET doc = v.doc, root = v.root, clocks = v.clocks, residue = v.residue
-    FROM {_GIVEN} AND f.version = v.version"""
-_RAISE_FLOOR: Final = """
-    UPDATE sync_scope SET floor = greatest(floor, $2), horizon = greatest(horizon, $3) WHERE scope = $1"""
-_FORGET_JOURNAL: Final = """
-    DELETE FROM sync_journal WHERE id IN (
-        SELECT id FROM sync_journal WHERE arrived < $1 ORDER BY arrived LIMIT $2 FOR UPDATE SKIP LOCKED)"""
-_LEASE: Final = """
-    INSERT INTO sync_meta AS m (name, value) VALUES ($1, $2)
-    ON CONFLICT (name) DO UPDATE SET value = excluded.value
-    WHERE m.value::jsonb ->> 'owner' = $3 OR (m.value::jsonb ->> 'until')::bigint <= $4"""
-_META_LOCK: Final = "SELECT name, value FROM sync_meta WHERE name = ANY($1::text[]) ORDER BY name FOR UPDATE"
-_META_KEEP: Final = """
-    INSERT INTO sync_meta (name, value) SELECT * FROM unnest($1::text[], $2::text[]) ON CONFLICT (name) DO NOTHING"""
-_META_SET: Final = """
-    INSERT INTO sync_meta (name, value) SELECT * FROM unnest($1::text[], $2::text[])
-    ON CONFLICT (name) DO UPDATE SET value = excluded.value"""
-# The timeline of the log being written: the control file learns of a promotion only at its next checkpoint.
-_PLACE: Final = """
-    SELECT left(pg_walfile_name(pg_current_wal_lsn()), 8), oid, datname
-    FROM pg_database WHERE datname = current_database()"""

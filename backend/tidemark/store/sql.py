@@ -1,8 +1,4 @@
-"""SQL text, built once for each store: what PostgreSQL and SQLite say alike, and the statements of one declared table.
-
-PostgreSQL is given whole columns as arrays and casts canonical texts itself; SQLite is given rows one by one, without a
-round trip between them.
-"""
+"""SQL text: what PostgreSQL and SQLite say alike, and the parts that their statements are made of."""
 
 from __future__ import annotations
 
@@ -28,97 +24,6 @@ WIRE_TEXT: Final = (
     f"'{WIRE[0]}' || entity || '{WIRE[1]}' || \"row\" || '{WIRE[2]}' || version || '{WIRE[3]}' || "
     f"CASE WHEN deleted THEN 'null' ELSE doc END || '{WIRE[4]}'"
 )
-
-_ARRAYS: Final = {"integer": "bigint", "number": "float8", "boolean": "boolean"}
-_CASTS: Final = {
-    "decimal": "::numeric",
-    "date": "::date",
-    "time": "::time",
-    "datetime": "::timestamptz",
-    "uuid": "::uuid",
-    "json": "::jsonb",
-    "map": "::jsonb",
-}
-
-
-class PostgresTable:
-    """The statements of one declared table for PostgreSQL; a parameter is a whole column, named by its number."""
-
-    def __init__(self, table: EntityTable) -> None:
-        self.table = table
-        columns, name, scope = table.columns, table.name, table.scope.name
-        keyed = [*table.key, table.scope]
-        same = _all(f"t.{c.name} = v.c{i}{_cast(c)}" for i, c in enumerate(keyed))
-        self.upsert = (
-            f"INSERT INTO {name} AS t ({_names(columns)}) "
-            f"SELECT {', '.join(f'v.c{i}{_cast(c)}' for i, c in enumerate(columns))} FROM {unnest(columns)} "
-            f"ON CONFLICT ({_names(table.identity)}) DO UPDATE SET {_excluded(table)} "
-            f"WHERE t.{scope} = excluded.{scope}"
-        )
-        assigned = ", ".join(f"{c.name} = v.c{i}{_cast(c)}" for i, c in enumerate(columns) if c in table.own)
-        self.update = (
-            f"UPDATE {name} AS t SET {assigned or f'{scope} = t.{scope}'} "
-            f"FROM {unnest(columns, ordinal=True)} WHERE {same} RETURNING v.n"
-        )
-        self.delete = f"DELETE FROM {name} AS t USING {unnest(keyed)} WHERE {same}"
-        self._row = table.row_text("{}::text", "t.")
-
-    def referring(self, field: str) -> str:
-        """$1 the scope's id, $2 the targets: (target, row)."""
-        column = self.table.fields[field]
-        elements = "bigint" if column.kind == "integer" else _cast(column).removeprefix("::") or "text"
-        return (
-            f"SELECT t.{column.name}::text, {self._row} FROM {self.table.name} AS t "
-            f"WHERE {self._in_scope} AND t.{column.name} = ANY($2::text[]::{elements}[])"
-        )
-
-    def holders(self, fields: Sequence[str]) -> str:
-        """$1 the scope's id, then one array for each field: (number of the tuple from 1, row)."""
-        columns = [self.table.fields[name] for name in fields]
-        same = _all(f"t.{c.name} = v.c{i}{_cast(c)}" for i, c in enumerate(columns))
-        return (
-            f"SELECT v.n, {self._row} FROM {unnest(columns, first=2, ordinal=True)} "
-            f"JOIN {self.table.name} AS t ON {same} WHERE {self._in_scope}"
-        )
-
-    @property
-    def _in_scope(self) -> str:
-        scope = self.table.scope
-        return f"t.{scope.name} = $1::{_ARRAYS.get(scope.kind, 'text')}{_cast(scope)}"
-
-
-class SqliteTable:
-    """The statements of one declared table for SQLite; a parameter is one value."""
-
-    def __init__(self, table: EntityTable) -> None:
-        self.table = table
-        columns, name, scope = table.columns, table.name, table.scope.name
-        keyed = _all(f"{c.name} = ?" for c in (*table.key, table.scope))
-        self.upsert = (
-            f"INSERT INTO {name} ({_names(columns)}) VALUES ({marks(len(columns))}) "
-            f"ON CONFLICT ({_names(table.identity)}) DO UPDATE SET {_excluded(table)} "
-            f"WHERE {name}.{scope} = excluded.{scope}"
-        )
-        assigned = ", ".join(f"{c.name} = ?" for c in table.own) or f"{scope} = {scope}"
-        self.update = f"UPDATE {name} SET {assigned} WHERE {keyed}"
-        self.delete = f"DELETE FROM {name} WHERE {keyed}"
-        self._row = table.row_text("CAST({} AS TEXT)")
-
-    def referring(self, field: str) -> str:
-        """The scope's id and a target: (row,)."""
-        return self.holders([field])
-
-    def holders(self, fields: Sequence[str]) -> str:
-        """The scope's id and a value for each field: (row,)."""
-        same = _all(f"{self.table.fields[name].name} = ?" for name in fields)
-        return f"SELECT {self._row} FROM {self.table.name} WHERE {self.table.scope.name} = ? AND {same}"
-
-
-def unnest(columns: Sequence[ColumnOf], *, first: int = 1, ordinal: bool = False) -> str:
-    """Arrays as a table v(c0, c1, …[, n])."""
-    arrays = ", ".join(f"${i}::{_ARRAYS.get(c.kind, 'text')}[]" for i, c in enumerate(columns, first))
-    names = ", ".join(f"c{i}" for i in range(len(columns)))
-    return f"unnest({arrays}) WITH ORDINALITY AS v({names}, n)" if ordinal else f"unnest({arrays}) AS v({names})"
 
 
 def marks(count: int) -> str:
@@ -157,19 +62,18 @@ def removed(saved: Saved, tables: Mapping[str, EntityTable]) -> set[RowKey]:
     return {*saved.gone, *(key for key in saved.swapped if not tables[key.entity].entity.adopted)}
 
 
-def _cast(column: ColumnOf) -> str:
-    return _CASTS.get(column.kind, "")
-
-
-def _names(columns: Iterable[ColumnOf]) -> str:
+def names(columns: Iterable[ColumnOf]) -> str:
+    """A list of columns."""
     return ", ".join(column.name for column in columns)
 
 
-def _all(conditions: Iterable[str]) -> str:
+def all_of(conditions: Iterable[str]) -> str:
+    """Conditions that must all hold."""
     return " AND ".join(conditions)
 
 
-def _excluded(table: EntityTable) -> str:
+def taken_over(table: EntityTable) -> str:
+    """What an upsert sets on a row that is there."""
     own = ", ".join(f"{column.name} = excluded.{column.name}" for column in table.own)
     return own or f"{table.scope.name} = excluded.{table.scope.name}"
 

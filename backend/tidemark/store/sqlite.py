@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import sqlite3
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from msgspec.structs import astuple
 from tidemark_protocol.model import Declaration
 
 from . import sql
+from . import sqlite_sql as statements
 from .base import (
     ConstraintFailed,
     EventQuery,
@@ -34,13 +34,15 @@ from .base import (
     Unavailable,
 )
 from .entities import by_entity, images_by_entity, tables_of
-from .fit import faults, sqlite_engine, sqlite_path
-from .sql import SqliteTable, new_epoch
+from .fit import claim, faults, sqlite_engine, sqlite_path
+from .sqlite_sql import SqliteTable
 from .tables import Unfit
 
 T = TypeVar("T")
 
 _FAULTY_WAL: Final = ((3, 7, 0), (3, 51, 2))
+_WRITER: Final = ("wal_autocheckpoint = 4000", "cache_size = -65536")
+"""Pages of 4 KiB, and KiB: with the defaults, keys in no order cost twice as much."""
 _AWAY: Final = frozenset(
     {
         sqlite3.SQLITE_BUSY,
@@ -94,8 +96,8 @@ class SqliteStore:
 
     async def renew_epoch(self) -> str:
         """Draw a new epoch, as belongs to every restore; every replica starts anew (SPEC 1)."""
-        drawn = new_epoch(self._chance)
-        await self._write(lambda connection: connection.execute(_META_SET, ("epoch", drawn)))
+        drawn = sql.new_epoch(self._chance)
+        await self._write(lambda connection: connection.execute(statements.META_SET, ("epoch", drawn)))
         self.epoch = drawn
         return drawn
 
@@ -116,17 +118,17 @@ class SqliteStore:
         return dict(await self._fetch('SELECT "user", role FROM sync_member WHERE scope = ?', scope))
 
     async def states(self, scopes: Collection[str]) -> dict[str, ScopeState]:
-        return {found[0]: ScopeState(*found) for found in await self._fetch(_STATES, _array(scopes))}
+        return {found[0]: ScopeState(*found) for found in await self._fetch(statements.STATES, _array(scopes))}
 
     async def run(self, scope: str, after: int, base: int, limit: int, max_bytes: int) -> Run | None:
         def read(connection: sqlite3.Connection) -> Run | None:
-            found = connection.execute(_STATE, (scope,)).fetchone()
+            found = connection.execute(statements.STATE, (scope,)).fetchone()
             if found is None:
                 return None
             state = ScopeState(*found)
             page: list[bytes] = []
             to = size = 0
-            with _closing(connection.execute(_CHANGES, (scope, after, base))) as changes:
+            with _closing(connection.execute(statements.CHANGES, (scope, after, base))) as changes:
                 for version, change in changes:
                     size += len(change) + 1
                     if len(page) == limit or (page and size - 1 > max_bytes):
@@ -140,52 +142,53 @@ class SqliteStore:
         return await self._read(read)
 
     async def events(self, query: EventQuery) -> list[JournalRow]:
-        statement, values = sql.journal_query(query, "?", _AMONG, _NAMING, _array)
+        statement, values = sql.journal_query(query, "?", statements.AMONG, statements.NAMING, _array)
         return [JournalRow(*found) for found in await self._fetch(statement, *values)]
 
     async def rows_of(self, scope: str) -> Iterable[FeedRow]:
         return _feed(await self._fetch(f"SELECT {sql.FEED} FROM sync_feed WHERE scope = ? ORDER BY version", scope))
 
     async def residues(self, before: int, latest: str, limit: int) -> list[FeedRow]:
-        return _feed(await self._fetch(_RESIDUES, before, latest, limit))
+        return _feed(await self._fetch(statements.RESIDUES, before, latest, limit))
 
     async def forget(self, scope: str, horizon: int, dropped: Sequence[FeedRow], rewritten: Sequence[FeedRow]) -> int:
         def work(connection: sqlite3.Connection) -> int:
-            if connection.execute(_STATE, (scope,)).fetchone() is None:
+            if connection.execute(statements.STATE, (scope,)).fetchone() is None:
                 return 0
             gone = [
                 version
                 for row in dropped
                 for (version,) in connection.execute(
-                    _FORGET, (row.entity, row.row, scope, row.root, row.clocks, row.arrived)
+                    statements.FORGET, (row.entity, row.row, scope, row.root, row.clocks, row.arrived)
                 ).fetchall()
             ]
             kept = connection.executemany(
-                _REWRITE,
+                statements.REWRITE,
                 [
                     (row.doc, row.root, row.clocks, row.residue, row.entity, row.row, scope, row.version, row.arrived)
                     for row in rewritten
                 ],
             ).rowcount
-            connection.execute(_RAISE_FLOOR, (max(gone, default=0), horizon, scope))
+            connection.execute(statements.RAISE_FLOOR, (max(gone, default=0), horizon, scope))
             return len(gone) + max(kept, 0)
 
         return await self._write(work)
 
     async def forget_journal(self, before: int, limit: int) -> int:
-        return await self._write(lambda connection: connection.execute(_FORGET_JOURNAL, (before, limit)).rowcount)
+        values = (before, limit)
+        return await self._write(lambda connection: connection.execute(statements.FORGET_JOURNAL, values).rowcount)
 
     async def lease(self, name: str, owner: str, now: int, until: int) -> bool:
         value = msgspec.json.encode({"owner": owner, "until": until}).decode()
         values = (f"lease:{name}", value, owner, now)
-        return await self._write(lambda connection: connection.execute(_LEASE, values).rowcount == 1)
+        return await self._write(lambda connection: connection.execute(statements.LEASE, values).rowcount == 1)
 
     def _open(self) -> None:
         self._claim = claim(self.path)
         try:
             with _translated():
                 self._check()
-                self._writer = self._connect("wal_autocheckpoint = 1000", "journal_mode = WAL")
+                self._writer = self._connect("journal_mode = WAL", *_WRITER)
                 for _ in range(self._readers):
                     self._idle.put(self._connect("wal_autocheckpoint = 0", "query_only = ON"))
                 self.epoch = self._settle_epoch(self._writer)
@@ -231,8 +234,8 @@ class SqliteStore:
         with _transaction(connection):
             held = dict(connection.execute("SELECT name, value FROM sync_meta WHERE name IN ('epoch', 'fingerprint')"))
             if held.get("fingerprint") != fingerprint:
-                held = {"epoch": new_epoch(self._chance), "fingerprint": fingerprint}
-                connection.executemany(_META_SET, held.items())
+                held = {"epoch": sql.new_epoch(self._chance), "fingerprint": fingerprint}
+                connection.executemany(statements.META_SET, held.items())
         return str(held["epoch"])
 
     async def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -274,27 +277,26 @@ class SqliteTransaction:
 
     async def lock(self, scopes: Collection[str], create: Collection[str]) -> dict[str, ScopeState]:
         # The transaction holds the whole database.
-        self._connection.executemany(_CREATE, [(scope,) for scope in create])
-        found = self._connection.execute(_STATES, (_array({*scopes, *create}),))
+        self._connection.executemany(statements.CREATE, [(scope,) for scope in create])
+        found = self._connection.execute(statements.STATES, (_array({*scopes, *create}),))
         return {state[0]: ScopeState(*state) for state in found}
 
     async def roles(self, members: Collection[tuple[str, str]]) -> dict[tuple[str, str], str]:
-        return {
-            (member[0], member[1]): role for member in members for (role,) in self._connection.execute(_ROLE, member)
-        }
+        ask = self._connection.execute
+        return {member: role for member in members for (role,) in ask(statements.ROLE, member)}
 
     async def load(self, keys: Collection[RowKey]) -> list[FeedRow]:
         shared = {key[1:] for key in keys if not self._tables[key.entity].table.entity.key.per_scope}
-        found = [row for pair in shared for row in self._connection.execute(_LOAD, pair)]
+        found = [row for pair in shared for row in self._connection.execute(statements.LOAD, pair)]
         for scope, entity, row in {key for key in keys if key[1:] not in shared}:
-            found += self._connection.execute(_LOAD_EXACT, (entity, row, scope))
+            found += self._connection.execute(statements.LOAD_EXACT, (entity, row, scope))
         return _feed(found)
 
     async def spent(self, hashes: Collection[int]) -> list[JournalRow]:
-        return [JournalRow(*found) for found in self._connection.execute(_SPENT, (_array(hashes),))]
+        return [JournalRow(*found) for found in self._connection.execute(statements.SPENT, (_array(hashes),))]
 
     async def entries_of(self, scope: str, rows: Collection[int]) -> list[JournalRow]:
-        return [JournalRow(*found) for found in self._connection.execute(_ENTRIES, (scope, _array(rows)))]
+        return [JournalRow(*found) for found in self._connection.execute(statements.ENTRIES, (scope, _array(rows)))]
 
     async def referring(self, scope: str, entity: str, field: str, targets: Collection[str]) -> list[tuple[str, str]]:
         found = await self.holders(scope, entity, (field,), [(target,) for target in targets])
@@ -317,7 +319,7 @@ class SqliteTransaction:
         if role is None:
             self._connection.execute('DELETE FROM sync_member WHERE scope = ? AND "user" = ?', (scope, user))
         else:
-            self._connection.execute(_SET_ROLE, (scope, user, role))
+            self._connection.execute(statements.SET_ROLE, (scope, user, role))
 
     async def save(self, saved: Saved) -> None:
         try:
@@ -335,12 +337,12 @@ class SqliteTransaction:
             write(table.delete, zip(*table.table.key_arguments(keys), strict=True))
         for entity, images in images_by_entity(saved.images).items():
             self._write_images(self._tables[entity], images)
-        write(_FEED_UPSERT, map(astuple, saved.feed))
+        write(statements.FEED_UPSERT, map(astuple, saved.feed))
         write(
-            _JOURNAL,
+            statements.JOURNAL,
             [(e.scope, e.arrived, e.events, f" {' '.join(map(str, e.rows))} ", e.spent) for e in saved.journal],
         )
-        write(_SCOPE, [(*astuple(state)[1:], state.scope) for state in saved.scopes])
+        write(statements.SCOPE, [(*astuple(state)[1:], state.scope) for state in saved.scopes])
 
     def _write_images(self, table: SqliteTable, images: list[RowImage]) -> None:
         if table.table.entity.adopted:
@@ -356,19 +358,6 @@ class SqliteTransaction:
         values = [column[0] for column in table.table.arguments([image])]
         keyed = len(table.table.key) + 1
         return self._connection.execute(table.update, (*values[keyed:], *values[:keyed])).rowcount == 1
-
-
-def claim(path: Path) -> IO[bytes]:
-    """Hold a database file for this process alone, until the handle is closed."""
-    lock = Path(f"{path}.lock").open("ab")  # noqa: SIM115
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        raise Unfit(
-            f"{path} is in use by another process: SQLite serves one process; use PostgreSQL for several"
-        ) from None
-    return lock
 
 
 @contextmanager
@@ -429,47 +418,3 @@ def _feed(found: Iterable[Any]) -> list[FeedRow]:
         FeedRow(scope, entity, row, version, bool(deleted), doc, root, clocks, arrived, bool(residue))
         for scope, entity, row, version, deleted, doc, root, clocks, arrived, residue in found
     ]
-
-
-_AMONG: Final = "IN (SELECT value FROM json_each({}))"
-_NAMING: Final = "EXISTS (SELECT 1 FROM json_each({}) AS named WHERE instr(rows, ' ' || named.value || ' '))"
-_STATE: Final = f"SELECT {sql.STATE} FROM sync_scope WHERE scope = ?"
-_STATES: Final = f"SELECT {sql.STATE} FROM sync_scope WHERE scope {_AMONG.format('?')}"
-_CREATE: Final = "INSERT INTO sync_scope (scope) VALUES (?) ON CONFLICT DO NOTHING"
-_SCOPE: Final = f"UPDATE sync_scope SET {', '.join(f'{name} = ?' for name in sql.STATE_COLUMNS[1:])} WHERE scope = ?"
-_CHANGES: Final = f"""
-    SELECT version, CAST({sql.WIRE_TEXT} AS BLOB) FROM sync_feed
-    WHERE scope = ? AND version > ? AND (NOT deleted OR version > ?) ORDER BY version"""
-_ROLE: Final = 'SELECT role FROM sync_member WHERE scope = ? AND "user" = ?'
-_SET_ROLE: Final = """
-    INSERT INTO sync_member (scope, "user", role) VALUES (?, ?, ?)
-    ON CONFLICT (scope, "user") DO UPDATE SET role = excluded.role"""
-_LOAD: Final = f'SELECT {sql.FEED} FROM sync_feed WHERE entity = ? AND "row" = ?'
-_LOAD_EXACT: Final = f"{_LOAD} AND scope = ?"
-_FEED_UPSERT: Final = (
-    f"INSERT INTO sync_feed ({sql.FEED}) VALUES ({sql.marks(len(sql.FEED_COLUMNS))}) {sql.FEED_UPSERT}"
-)
-_JOURNAL: Final = "INSERT INTO sync_journal (scope, arrived, events, rows, spent) VALUES (?, ?, ?, ?, ?)"
-_SPENT: Final = f"SELECT {sql.JOURNAL} FROM sync_journal WHERE spent {_AMONG.format('?')}"
-_ENTRIES: Final = f"""
-    SELECT {sql.JOURNAL} FROM sync_journal
-    WHERE scope = ? AND {_NAMING.format("?")} AND spent IS NULL ORDER BY id DESC"""
-_RESIDUES: Final = (
-    f"SELECT {sql.FEED} FROM sync_feed WHERE residue AND arrived < ? AND root < ? ORDER BY arrived LIMIT ?"
-)
-_FORGET: Final = """
-    DELETE FROM sync_feed WHERE entity = ? AND "row" = ? AND scope = ? AND root = ? AND clocks = ? AND arrived = ?
-    RETURNING version"""
-_REWRITE: Final = """
-    UPDATE sync_feed SET doc = ?, root = ?, clocks = ?, residue = ?
-    WHERE entity = ? AND "row" = ? AND scope = ? AND version = ? AND arrived = ?"""
-_RAISE_FLOOR: Final = "UPDATE sync_scope SET floor = max(floor, ?), horizon = max(horizon, ?) WHERE scope = ?"
-_FORGET_JOURNAL: Final = """
-    DELETE FROM sync_journal WHERE id IN (
-        SELECT id FROM sync_journal WHERE arrived < ? ORDER BY arrived LIMIT ?)"""
-_LEASE: Final = """
-    INSERT INTO sync_meta (name, value) VALUES (?1, ?2)
-    ON CONFLICT (name) DO UPDATE SET value = excluded.value
-    WHERE json_extract(value, '$.owner') = ?3 OR json_extract(value, '$.until') <= ?4"""
-_META_SET: Final = """
-    INSERT INTO sync_meta (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"""

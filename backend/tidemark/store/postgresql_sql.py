@@ -1,0 +1,175 @@
+"""What the PostgreSQL store says: parameters are whole columns as arrays, and canonical texts are cast in SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from . import sql
+from .entities import ColumnOf, EntityTable
+from .sql import all_of, names, taken_over
+from .tables import ADVISORY_CLASS
+
+_ARRAYS: Final = {"integer": "bigint", "number": "float8", "boolean": "boolean"}
+_CASTS: Final = {
+    "decimal": "::numeric",
+    "date": "::date",
+    "time": "::time",
+    "datetime": "::timestamptz",
+    "uuid": "::uuid",
+    "json": "::jsonb",
+    "map": "::jsonb",
+}
+
+
+class PostgresTable:
+    """The statements of one declared table for PostgreSQL; a parameter is a whole column, named by its number."""
+
+    def __init__(self, table: EntityTable) -> None:
+        self.table = table
+        columns, name, scope = table.columns, table.name, table.scope.name
+        keyed = [*table.key, table.scope]
+        same = all_of(f"t.{c.name} = v.c{i}{_cast(c)}" for i, c in enumerate(keyed))
+        self.upsert = (
+            f"INSERT INTO {name} AS t ({names(columns)}) "
+            f"SELECT {', '.join(f'v.c{i}{_cast(c)}' for i, c in enumerate(columns))} FROM {unnest(columns)} "
+            f"ON CONFLICT ({names(table.identity)}) DO UPDATE SET {taken_over(table)} "
+            f"WHERE t.{scope} = excluded.{scope}"
+        )
+        assigned = ", ".join(f"{c.name} = v.c{i}{_cast(c)}" for i, c in enumerate(columns) if c in table.own)
+        self.update = (
+            f"UPDATE {name} AS t SET {assigned or f'{scope} = t.{scope}'} "
+            f"FROM {unnest(columns, ordinal=True)} WHERE {same} RETURNING v.n"
+        )
+        self.delete = f"DELETE FROM {name} AS t USING {unnest(keyed)} WHERE {same}"
+        self._row = table.row_text("{}::text", "t.")
+
+    def referring(self, field: str) -> str:
+        """$1 the scope's id, $2 the targets: (target, row)."""
+        column = self.table.fields[field]
+        elements = "bigint" if column.kind == "integer" else _cast(column).removeprefix("::") or "text"
+        return (
+            f"SELECT t.{column.name}::text, {self._row} FROM {self.table.name} AS t "
+            f"WHERE {self._in_scope} AND t.{column.name} = ANY($2::text[]::{elements}[])"
+        )
+
+    def holders(self, fields: Sequence[str]) -> str:
+        """$1 the scope's id, then one array for each field: (number of the tuple from 1, row)."""
+        columns = [self.table.fields[name] for name in fields]
+        same = all_of(f"t.{c.name} = v.c{i}{_cast(c)}" for i, c in enumerate(columns))
+        return (
+            f"SELECT v.n, {self._row} FROM {unnest(columns, first=2, ordinal=True)} "
+            f"JOIN {self.table.name} AS t ON {same} WHERE {self._in_scope}"
+        )
+
+    @property
+    def _in_scope(self) -> str:
+        scope = self.table.scope
+        return f"t.{scope.name} = $1::{_ARRAYS.get(scope.kind, 'text')}{_cast(scope)}"
+
+
+def unnest(columns: Sequence[ColumnOf], *, first: int = 1, ordinal: bool = False) -> str:
+    """Arrays as a table v(c0, c1, …[, n])."""
+    arrays = ", ".join(f"${i}::{_ARRAYS.get(c.kind, 'text')}[]" for i, c in enumerate(columns, first))
+    names = ", ".join(f"c{i}" for i in range(len(columns)))
+    return f"unnest({arrays}) WITH ORDINALITY AS v({names}, n)" if ordinal else f"unnest({arrays}) AS v({names})"
+
+
+def _cast(column: ColumnOf) -> str:
+    return _CASTS.get(column.kind, "")
+
+
+FEED_ARRAYS: Final = ["text", "text", "text", "bigint", "boolean", "text", "text", "text", "bigint", "boolean"]
+JOURNAL_ARRAYS: Final = ["text", "bigint", "text", "text", "bigint"]
+STATE_ARRAYS: Final = ["text", "bigint", "bigint", "text", "bigint", "bigint", "bigint", "bigint"]
+
+
+def _unnest(types: Sequence[str], first: int) -> str:
+    return f"unnest({', '.join(f'${number}::{kind}[]' for number, kind in enumerate(types, first))})"
+
+
+LOCK: Final = f"SELECT {sql.STATE} FROM sync_scope WHERE scope = ANY($1::text[]) ORDER BY scope FOR UPDATE SKIP LOCKED"
+# Whoever makes a scope holds its advisory lock meanwhile, so that nobody waits for a row that is not committed yet;
+# nor for one that is there, being changed.
+CREATE: Final = f"""
+    INSERT INTO sync_scope (scope)
+    SELECT v.scope FROM unnest($1::text[]) AS v(scope)
+    WHERE NOT EXISTS (SELECT FROM sync_scope AS s WHERE s.scope = v.scope)
+        AND pg_try_advisory_xact_lock({ADVISORY_CLASS}, hashtext(v.scope))
+    ON CONFLICT DO NOTHING RETURNING {sql.STATE}"""
+ROLES: Final = """
+    SELECT m.scope, m."user", m.role FROM sync_member AS m
+    JOIN unnest($1::text[], $2::text[]) AS v(scope, "user") ON m.scope = v.scope AND m."user" = v."user" """
+SET_ROLE: Final = """
+    INSERT INTO sync_member (scope, "user", role) VALUES ($1, $2, $3)
+    ON CONFLICT (scope, "user") DO UPDATE SET role = excluded.role"""
+FEED_OF_F: Final = ", ".join(f'f."{name}"' for name in sql.FEED_COLUMNS)
+LOAD: Final = f"""
+    SELECT {FEED_OF_F} FROM unnest($1::text[], $2::text[]) AS v(entity, "row")
+    JOIN sync_feed AS f ON f.entity = v.entity AND f."row" = v."row" """
+LOAD_EXACT: Final = f"""
+    SELECT {FEED_OF_F} FROM unnest($1::text[], $2::text[], $3::text[]) AS v(scope, entity, "row")
+    JOIN sync_feed AS f ON f.entity = v.entity AND f."row" = v."row" AND f.scope = v.scope"""
+SPENT: Final = f"SELECT {sql.JOURNAL} FROM sync_journal WHERE spent = ANY($1::bigint[])"
+ENTRIES: Final = f"""
+    SELECT {sql.JOURNAL} FROM sync_journal
+    WHERE scope = $1 AND rows && $2::bigint[] AND spent IS NULL ORDER BY id DESC"""
+SAVE: Final = f"""
+    WITH feed AS (
+        INSERT INTO sync_feed ({sql.FEED}) SELECT * FROM {_unnest(FEED_ARRAYS, 1)} {sql.FEED_UPSERT}
+    ), journal AS (
+        INSERT INTO sync_journal (scope, arrived, events, rows, spent)
+        SELECT v.scope, v.arrived, v.events, v.rows::bigint[], v.spent
+        FROM {_unnest(JOURNAL_ARRAYS, 11)} AS v(scope, arrived, events, rows, spent)
+    )
+    UPDATE sync_scope AS s SET {", ".join(f"{n} = v.{n}" for n in sql.STATE_COLUMNS[1:])}
+    FROM {_unnest(STATE_ARRAYS, 16)} AS v({sql.STATE}) WHERE s.scope = v.scope"""
+# The page is read to its limit, but only what fits is assembled: an octet_length does not fetch a long document.
+RUN: Final = f"""
+    SELECT {", ".join(f"s.{name}" for name in sql.STATE_COLUMNS)}, p.* FROM sync_scope AS s, LATERAL (
+        SELECT count(*), count(*) FILTER (WHERE fits), max(version) FILTER (WHERE fits),
+               convert_to(string_agg({sql.WIRE_TEXT}, ',') FILTER (WHERE fits), 'UTF8')
+        FROM (
+            SELECT f.*, number <= $4 AND (number = 1 OR size - 1 <= $5) AS fits
+            FROM (
+                SELECT f.*, row_number() OVER w AS number, sum(
+                    {sql.WIRE_SIZE + 1} + octet_length(entity) + octet_length("row") + octet_length(version::text)
+                    + CASE WHEN deleted THEN 4 ELSE octet_length(doc) END
+                ) OVER w AS size
+                FROM (
+                    SELECT entity, "row", version, deleted, doc FROM sync_feed
+                    WHERE scope = $1 AND version > $2 AND (NOT deleted OR version > $3)
+                    ORDER BY version LIMIT $4::bigint + 1
+                ) AS f
+                WINDOW w AS (ORDER BY version ROWS UNBOUNDED PRECEDING)
+            ) AS f
+        ) AS f
+    ) AS p WHERE s.scope = $1"""
+RESIDUES: Final = f"""
+    SELECT {sql.FEED} FROM sync_feed WHERE residue AND arrived < $1 AND root < $2 ORDER BY arrived LIMIT $3"""
+GIVEN: Final = f"""{_unnest(FEED_ARRAYS, 2)} AS v({sql.FEED})
+    WHERE f.scope = $1 AND f.entity = v.entity AND f."row" = v."row" AND f.arrived = v.arrived"""
+FORGET: Final = f"""
+    DELETE FROM sync_feed AS f USING {GIVEN} AND f.root = v.root AND f.clocks = v.clocks RETURNING f.version"""
+REWRITE: Final = f"""
+    UPDATE sync_feed AS f SET doc = v.doc, root = v.root, clocks = v.clocks, residue = v.residue
+    FROM {GIVEN} AND f.version = v.version"""
+RAISE_FLOOR: Final = """
+    UPDATE sync_scope SET floor = greatest(floor, $2), horizon = greatest(horizon, $3) WHERE scope = $1"""
+FORGET_JOURNAL: Final = """
+    DELETE FROM sync_journal WHERE id IN (
+        SELECT id FROM sync_journal WHERE arrived < $1 ORDER BY arrived LIMIT $2 FOR UPDATE SKIP LOCKED)"""
+LEASE: Final = """
+    INSERT INTO sync_meta AS m (name, value) VALUES ($1, $2)
+    ON CONFLICT (name) DO UPDATE SET value = excluded.value
+    WHERE m.value::jsonb ->> 'owner' = $3 OR (m.value::jsonb ->> 'until')::bigint <= $4"""
+META_LOCK: Final = "SELECT name, value FROM sync_meta WHERE name = ANY($1::text[]) ORDER BY name FOR UPDATE"
+META_KEEP: Final = """
+    INSERT INTO sync_meta (name, value) SELECT * FROM unnest($1::text[], $2::text[]) ON CONFLICT (name) DO NOTHING"""
+META_SET: Final = """
+    INSERT INTO sync_meta (name, value) SELECT * FROM unnest($1::text[], $2::text[])
+    ON CONFLICT (name) DO UPDATE SET value = excluded.value"""
+# The timeline of the log being written: the control file learns of a promotion only at its next checkpoint.
+PLACE: Final = """
+    SELECT left(pg_walfile_name(pg_current_wal_lsn()), 8), oid, datname
+    FROM pg_database WHERE datname = current_database()"""

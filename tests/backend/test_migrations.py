@@ -1,0 +1,332 @@
+"""Migrations: what they make equals the metadata, and changed declarations reach tables and documents (SPEC 10)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from tests.conformance.declared import DECLARATION
+from tidemark.store.difference import difference
+from tidemark.store.fit import claim, sqlite_path
+from tidemark.store.migrate import _in_transaction as in_transaction
+from tidemark.store.migrate import check, migrate, revision
+from tidemark.store.tables import Unfit, metadata_for
+from tidemark_protocol.model import Declaration
+from tidemark_protocol.schema import parse
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = sorted((ROOT / "examples").glob("*/schema.yaml"))
+UUID = "0192f3a4-b5c6-7000-8000-00000000000{}"
+
+
+def declared(fields: str, *, number: int = 1, more: str = "", table: str = "") -> Declaration:
+    """One entity `tasks` of workspaces with these fields."""
+    return parse(f"""
+schema: {number}
+scopes: {{workspace: {{roles: {{editor: write}}}}}}
+{more}
+entities:
+  tasks:
+    {table}
+    scope: workspace
+    fields: {{{fields}}}
+""")
+
+
+def sql(url: str, statement: str) -> list[Any]:
+    """Run one statement; the rows it gives."""
+
+    def work(connection: Connection) -> list[Any]:
+        result = connection.exec_driver_sql(statement)
+        return [tuple(row) for row in result] if result.returns_rows else []
+
+    return in_transaction(url, work)
+
+
+def shape(connection: Connection) -> dict[str, Any]:
+    """All that a database says of its tables, in an order that does not tell how they came to be."""
+    inspector = sa.inspect(connection)
+    return {
+        name: {
+            "columns": {
+                c["name"]: (str(c["type"]), getattr(c["type"], "collation", None), c["nullable"], c["default"])
+                for c in inspector.get_columns(name)
+            },
+            "key": inspector.get_pk_constraint(name)["constrained_columns"],
+            "indexes": {
+                str(i["name"]): (
+                    i["column_names"],
+                    bool(i["unique"]),
+                    {option: str(value) for option, value in i.get("dialect_options", {}).items()},
+                )
+                for i in inspector.get_indexes(name)
+            },
+            "checks": {str(c["name"]): c["sqltext"] for c in inspector.get_check_constraints(name)},
+        }
+        for name in inspector.get_table_names()
+        if not name.startswith("alembic_")
+    }
+
+
+def add_task(url: str, row: str, doc: dict[str, Any], columns: dict[str, str], clocks: str = "") -> None:
+    """A live task as the service would have stored it; `columns` hold SQL."""
+    stamp = "'2026-01-01T00:00:00.000000Z'"
+    cells = {"id": f"'{row}'", "workspace_id": "'7'", "created_at": stamp, "updated_at": stamp, **columns}
+    sql(url, f"INSERT INTO tasks ({', '.join(cells)}) VALUES ({', '.join(cells.values())})")
+    sql(
+        url,
+        'INSERT INTO sync_feed (entity, "row", scope, version, deleted, doc, root, clocks, arrived, residue) VALUES '
+        f"('tasks', '{row}', 'workspace:7', 1, false, '{json.dumps({'id': row, **doc})}', 'r', '{clocks}', 1, false)",
+    )
+
+
+def document(url: str, row: str) -> dict[str, Any]:
+    """A task's document in the feed."""
+    found = sql(url, f"SELECT doc FROM sync_feed WHERE \"row\" = '{row}'")
+    doc: dict[str, Any] = json.loads(found[0][0])
+    return doc
+
+
+@pytest.fixture(params=["declared", *(path.parent.name for path in EXAMPLES)])
+def declaration(request: pytest.FixtureRequest) -> Declaration:
+    """A declaration with every type and kind of key, then the examples."""
+    if request.param == "declared":
+        return DECLARATION
+    return parse((ROOT / "examples" / request.param / "schema.yaml").read_text())
+
+
+@pytest.fixture
+def another_url(request: pytest.FixtureRequest, database_url: str, tmp_path: Path) -> str:
+    """A second empty database of the same kind."""
+    if database_url.startswith("sqlite"):
+        return f"sqlite:///{tmp_path / 'another.db'}"
+    url: str = request.getfixturevalue("postgres_server").create_database()
+    return url
+
+
+def test_an_upgraded_database_equals_the_metadata(
+    database_url: str, another_url: str, declaration: Declaration
+) -> None:
+    """Migrations of an empty database make just what the metadata makes, to the last index and check."""
+    migrate(database_url, declaration)
+    in_transaction(another_url, metadata_for(declaration).create_all)
+    assert in_transaction(database_url, shape) == in_transaction(another_url, shape)
+    left = in_transaction(database_url, lambda connection: difference(connection, declaration))
+    assert left == ([], [], [], [])
+
+
+def test_revisions_lead_to_the_metadata(
+    database_url: str, another_url: str, declaration: Declaration, tmp_path: Path
+) -> None:
+    """A revision written from an empty database makes the same tables in another."""
+    migrations = tmp_path / "migrations"
+    assert len(revision(another_url, declaration, migrations, "first tables")) == 1
+    migrate(database_url, declaration, migrations)
+    assert check(database_url, declaration) == []
+    migrate(another_url, declaration)
+    assert in_transaction(database_url, shape) == in_transaction(another_url, shape)
+
+
+def test_migrating_again_changes_nothing(database_url: str) -> None:
+    """Migrations run at every start, and find nothing to do."""
+    assert check(database_url, DECLARATION)
+    migrate(database_url, DECLARATION)
+    before = in_transaction(database_url, shape)
+    migrate(database_url, DECLARATION)
+    assert in_transaction(database_url, shape) == before
+    assert check(database_url, DECLARATION) == []
+
+
+BEFORE = declared("title: {type: text, max: 50}, status: {type: enum, values: [todo, done, ':z'], default: todo}")
+AFTER = declared(
+    "title: {type: text, max: 80}, status: {type: enum, values: [todo, doing, done, ':z'], default: todo}, "
+    "color: {type: text, default: 'blue :x'}, budget: {type: decimal, precision: 8, scale: 2, default: '1.50'}, "
+    "due: {type: datetime, nullable: true}, labels: {type: map}, done: {type: boolean, default: false}",
+    number=2,
+)
+ADDED: dict[str, Any] = {"color": "blue :x", "budget": "1.50", "due": None, "labels": {}, "done": False}
+
+
+def test_additions_reach_tables_and_documents(database_url: str, another_url: str) -> None:
+    """New fields, wider texts and more enum values come by difference; documents get the defaults, versions stay."""
+    migrate(database_url, BEFORE)
+    add_task(database_url, UUID.format(1), {"title": "a", "status": "done"}, {"title": "'a'", "status": "'done'"})
+    assert check(database_url, AFTER)
+    migrate(database_url, AFTER)
+    assert check(database_url, AFTER) == []
+    assert document(database_url, UUID.format(1)) == {"id": UUID.format(1), "title": "a", "status": "done", **ADDED}
+    assert sql(database_url, "SELECT version, root, title FROM sync_feed, tasks") == [(1, "r", "a")]
+    migrate(another_url, AFTER)
+    assert in_transaction(database_url, shape) == in_transaction(another_url, shape)
+
+
+def test_the_first_revision_of_a_used_database_makes_its_tables_too(
+    database_url: str, another_url: str, tmp_path: Path
+) -> None:
+    """Who starts with revisions late gets two: the tables as they were, and the change; an empty database follows."""
+    migrations = tmp_path / "migrations"
+    migrate(database_url, BEFORE)
+    add_task(database_url, UUID.format(1), {"title": "a", "status": "done"}, {"title": "'a'", "status": "'done'"})
+    written = revision(database_url, AFTER, migrations, "more fields")
+    assert [path.name for path in written] == ["0001_tables_as_they_were.py", "0002_more_fields.py"]
+    for url in (database_url, another_url):
+        migrate(url, AFTER, migrations)
+        assert check(url, AFTER) == []
+    assert document(database_url, UUID.format(1))["color"] == "blue :x"
+    assert in_transaction(database_url, shape) == in_transaction(another_url, shape)
+    assert revision(database_url, AFTER, migrations, "nothing") == []
+
+
+def test_a_revision_wants_the_database_at_the_latest(database_url: str, another_url: str, tmp_path: Path) -> None:
+    """A difference is taken from a database that has all revisions so far."""
+    migrations = tmp_path / "migrations"
+    for url in (database_url, another_url):
+        migrate(url, BEFORE)
+    revision(database_url, AFTER, migrations, "more fields")
+    with pytest.raises(Unfit, match="migrate it first"):
+        revision(another_url, AFTER, migrations, "again")
+
+
+def test_revisions_that_do_not_lead_there_are_refused(database_url: str, tmp_path: Path) -> None:
+    """Revisions that leave a declared column out are named as the reason, and nothing is kept of them."""
+    migrations = tmp_path / "migrations"
+    revision(database_url, BEFORE, migrations, "tasks")
+    with pytest.raises(Unfit, match=r"do not lead to the declaration: .*: tasks$"):
+        migrate(database_url, AFTER, migrations)
+    assert "tasks" not in in_transaction(database_url, shape)
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ("title: {type: text, max: 50}", "status is not declared any more"),
+        ("title: {type: text, max: 9}, status: {type: enum, values: [todo, done], default: todo}", "title changes"),
+        ("title: {type: text, max: 50}, status: {type: enum, values: [todo], default: todo}", "not declared any more"),
+        (
+            "title: {type: text}, status: {type: enum, values: [todo, done], default: todo}, due: {type: date}",
+            "due needs a default or nullable",
+        ),
+    ],
+)
+def test_what_would_lose_data_wants_a_revision(
+    database_url: str, fields: str, reason: str, request: pytest.FixtureRequest
+) -> None:
+    """A difference that drops, narrows or cannot fill is refused with its reason, and nothing is done."""
+    if "title changes" in reason and database_url.startswith("sqlite"):
+        return  # SQLite's texts have no length
+    migrate(database_url, BEFORE)
+    add_task(database_url, UUID.format(1), {"title": "a", "status": "done"}, {"title": "'a'", "status": "'done'"})
+    before = in_transaction(database_url, shape)
+    with pytest.raises(Unfit, match=reason):
+        migrate(database_url, declared(fields, number=2))
+    assert in_transaction(database_url, shape) == before
+
+
+def test_a_required_field_comes_to_an_empty_table(database_url: str) -> None:
+    """Without rows there is nothing to fill."""
+    migrate(database_url, BEFORE)
+    after = declared(
+        "title: {type: text, max: 50}, status: {type: enum, values: [todo, done], default: todo}, due: {type: date}"
+    )
+    migrate(database_url, after)
+    assert check(database_url, after) == []
+
+
+def test_a_rename_goes_through_a_revision(database_url: str, tmp_path: Path) -> None:
+    """A developer's revision moves the column; documents and clocks follow the declared changes."""
+    migrations = tmp_path / "migrations"
+    before = declared(
+        "name: {type: text}, status: {type: enum, values: [open, todo], default: todo}, old: {type: json}"
+    )
+    after = declared(
+        "title: {type: text}, status: {type: enum, values: [open, todo], default: todo}, size: {type: integer}",
+        number=2,
+        more="changes: {2: {tasks: {rename: {name: title}, remove: [old], values: {status: {open: todo}}}}}",
+    )
+    migrate(database_url, before)
+    add_task(
+        database_url,
+        UUID.format(1),
+        {"name": "a", "status": "open", "old": 1},
+        {"name": "'a'", "status": "'open'", "old": "'1'"},
+        clocks='{"name": "c1", "old": "c2"}',
+    )
+    migrations.mkdir()
+    (migrations / "0001_title.py").write_text("""
+from alembic import op
+
+revision = "a"
+down_revision = None
+
+
+def upgrade():
+    op.execute("ALTER TABLE tasks RENAME COLUMN name TO title")
+    op.execute("ALTER TABLE tasks DROP COLUMN old")
+    op.execute("UPDATE tasks SET status = 'todo'")
+    op.execute("ALTER TABLE tasks ADD COLUMN size BIGINT NOT NULL DEFAULT 0")
+    op.execute("UPDATE tasks SET size = length(title)")
+""")
+    migrate(database_url, after, migrations)
+    assert document(database_url, UUID.format(1)) == {
+        "id": UUID.format(1),
+        "title": "a",
+        "status": "todo",
+        "size": 1,
+    }
+    assert json.loads(sql(database_url, "SELECT clocks FROM sync_feed")[0][0]) == {"title": "c1"}
+
+
+@pytest.mark.parametrize(
+    ("ddl", "reason"),
+    [
+        (None, "table orders of tasks is missing"),
+        ("CREATE TABLE orders (id UUID PRIMARY KEY, workspace_id TEXT)", "has no column title"),
+        ("CREATE TABLE orders (id UUID, workspace_id TEXT, title TEXT)", "neither a primary key nor a unique index"),
+        ("CREATE TABLE orders (id UUID PRIMARY KEY, workspace_id TEXT, title TEXT)", None),
+    ],
+)
+def test_an_adopted_table_is_checked_and_left_alone(database_url: str, ddl: str | None, reason: str | None) -> None:
+    """A table named by `table:` is neither made nor altered; what it lacks keeps the service from starting."""
+    adopted = declared("title: {type: text, nullable: true}", table="table: orders")
+    if ddl is not None:
+        sql(database_url, ddl)
+    before = in_transaction(database_url, shape)
+    migrate(database_url, adopted)
+    after = in_transaction(database_url, shape)
+    assert {name: after[name] for name in before} == before
+    assert ("orders" in after) == (ddl is not None)
+    found = check(database_url, adopted)
+    assert found == [] if reason is None else reason in found[0]
+
+
+def test_adopted_columns_must_hold_what_is_declared(postgresql_url: str) -> None:
+    """On PostgreSQL the types are looked at: a column that rounds or is of another kind is refused."""
+    adopted = declared("price: {type: decimal, precision: 8, scale: 2}, day: {type: date}", table="table: orders")
+    sql(
+        postgresql_url,
+        "CREATE TABLE orders (id uuid PRIMARY KEY, workspace_id text, price numeric(8, 1), day timestamptz)",
+    )
+    migrate(postgresql_url, adopted)
+    assert [reason.split(",")[0] for reason in check(postgresql_url, adopted)] == [
+        "column orders.day is TIMESTAMP",
+        "column orders.price rounds to 1 digits after the point",
+    ]
+
+
+def test_migrating_a_served_file_is_refused(tmp_path: Path) -> None:
+    """SQLite has one process: migrations do not touch a file that a service holds."""
+    url = f"sqlite:///{tmp_path / 'tidemark.db'}"
+    with claim(Path(sqlite_path(url))), pytest.raises(Unfit, match="in use by another process"):
+        migrate(url, DECLARATION)
+
+
+def test_checking_makes_nothing(tmp_path: Path) -> None:
+    """Asking what a file lacks does not make the file."""
+    path = tmp_path / "tidemark.db"
+    assert "does not exist" in check(f"sqlite:///{path}", DECLARATION)[0]
+    assert not path.exists()
