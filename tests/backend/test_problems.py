@@ -92,7 +92,7 @@ def test_waiting_is_said_in_whole_seconds(given: float | None, written: bytes) -
     ],
 )
 def test_every_error_becomes_a_problem(error: Exception, code: str) -> None:
-    """Errors of ours, of the framework and unforeseen ones; of the latter nothing gets out."""
+    """Errors of ours, of the framework and unforeseen ones; of the latter nothing gets out (I43)."""
     answer = problem_of(error)
     check(answer, code)
     for word in (b"secret", b"10.0.0.1", b"passwd"):

@@ -123,6 +123,7 @@ def test_any_runs_in_any_order_give_the_state_at_the_watermark(
     history: tuple[dict[int, tuple[str, Any]], list[Run]],
 ) -> None:
     """Whatever runs come, late, doubled or out of order, the rows are those of the version that the replica names."""
+    # Invariant (I34).
     log, runs = history
     copy, rows = Copy(), dict[str, Any]()
     for given_ in runs:
