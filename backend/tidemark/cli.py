@@ -22,7 +22,16 @@ from tidemark_protocol.model import Declaration
 
 from . import log, plugin
 from .app import DATA, create_app
-from .settings import Settings, SettingsError, development_secret, for_development, read_duration, unknown, variable
+from .settings import (
+    VARIABLES,
+    Settings,
+    SettingsError,
+    development_secret,
+    for_development,
+    read_duration,
+    unknown,
+    variable,
+)
 from .store import migrate as migrations
 from .store.base import Unavailable
 from .store.tables import Unfit
@@ -33,6 +42,8 @@ _WS_MAX_SIZE = 2 * 1024 * 1024
 _STALLED_AFTER = 60_000
 """Milliseconds after which a peer that acknowledges nothing is cut off; a heartbeat alone would not notice it."""
 _UNSENT = 128 * 1024
+_KEEP_ALIVE = 75
+"""Seconds; longer than proxies and clients keep an idle connection, so that it is never closed under a request."""
 
 _log = structlog.get_logger(__name__)
 
@@ -70,7 +81,8 @@ def serve(migrate: bool, **given: Any) -> None:
             settings = for_development(settings, DATA, os.urandom)
         _prepare(settings, migrate=migrate)
     listener = _listen(settings)
-    address = f"http://{settings.host}:{listener.getsockname()[1]}"
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    address = f"http://{host}:{listener.getsockname()[1]}"
     for name in unknown(os.environ):
         _log.warning("no such setting", variable=name)
     if development:
@@ -221,7 +233,9 @@ def _listen(settings: Settings) -> socket.socket:
 
 
 def _run(settings: Settings, listener: socket.socket) -> None:
-    # What processes of ours are started with is what this one was told.
+    # The application reads its settings in the process that serves; they are to be the ones decided here.
+    for name in VARIABLES & os.environ.keys():
+        del os.environ[name]
     os.environ.update(settings.to_environ())
     config = uvicorn.Config(
         "tidemark.app:factory",
@@ -240,6 +254,7 @@ def _run(settings: Settings, listener: socket.socket) -> None:
         log_config=None,
         server_header=False,
         proxy_headers=False,
+        timeout_keep_alive=_KEEP_ALIVE,
         timeout_graceful_shutdown=max(1, settings.shutdown_timeout // 1_000),
     )
     if settings.workers > 1:

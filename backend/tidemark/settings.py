@@ -202,11 +202,11 @@ class Settings(Struct, frozen=True, kw_only=True):
         return settings
 
     def to_environ(self) -> dict[str, str]:
-        """The variables that say the same, for processes started by this one."""
+        """The variables that say the same in an environment without others of ours."""
         return {
             variable(name): SETTINGS[name].kind.write(value)
             for name, value in structs.asdict(self).items()
-            if value is not None and value != DEFAULTS[name]
+            if value is not None
         }
 
     @property
@@ -267,9 +267,7 @@ def variable(name: str) -> str:
 
 def unknown(environ: Mapping[str, str]) -> list[str]:
     """Variables with our prefix that are no setting: misspelt ones, mostly."""
-    known = {variable(name) for name in SETTINGS}
-    known |= {f"{variable(name)}_FILE" for name, about in SETTINGS.items() if about.secret}
-    return sorted(name for name in environ if name.startswith(PREFIX) and name not in known)
+    return sorted(name for name in environ if name.startswith(PREFIX) and name not in VARIABLES)
 
 
 def without_password(url: str) -> str:
@@ -332,6 +330,10 @@ def _declared() -> dict[str, About]:
 
 
 SETTINGS: Final[Mapping[str, About]] = _declared()
+VARIABLES: Final = frozenset(variable(name) for name in SETTINGS) | frozenset(
+    f"{variable(name)}_FILE" for name, about in SETTINGS.items() if about.secret
+)
+"""All variables that are read."""
 DEFAULTS: Final[Mapping[str, Any]] = {field.name: field.default for field in structs.fields(Settings)}
 _YEARS: Final = 36_500 * _DAY
 _BOUNDS: Final = (

@@ -270,6 +270,22 @@ def test_the_log_is_json_with_a_line_for_each_request(server: TidemarkServer) ->
         assert secret not in text
 
 
+def test_secrets_by_file_and_options_reach_the_process_that_serves(folder: Path) -> None:
+    """What is decided at start is what serves: files are read, options win over the environment."""
+    (folder / "secret").write_text(SECRET)
+    (folder / "url").write_text("postgresql://nobody@127.0.0.1:1/x")
+    environ = {
+        "TIDEMARK_JWT_SECRET_FILE": str(folder / "secret"),
+        "TIDEMARK_DATABASE_URL_FILE": str(folder / "url"),
+        "TIDEMARK_HOST": "nowhere.example",
+    }
+    server = TidemarkServer(SCHEMA, "sqlite:///var/tidemark.db", secret=None, env=environ, folder=folder)
+    with server:
+        server.secret = SECRET
+        answer = httpx2.post(f"{server.url}/sync/pull", json=PULL, headers=server.headers("ada"))
+    assert answer.json()["readable"] == ["user:ada"]
+
+
 def test_misspelt_settings_are_named(folder: Path) -> None:
     """A warning, and it runs."""
     environ = {"TIDEMARK_RETENTON": "1s"}

@@ -104,11 +104,19 @@ def _gzipped(body: bytes) -> bytes:
 
 
 async def _gzipped_pieces(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The pieces as one gzip stream, each flushed; the next one is fetched while a long one is packed in a thread."""
     packer = zlib.compressobj(_LEVEL, zlib.DEFLATED, _GZIP)
+    packing: asyncio.Task[bytes] | None = None
 
     def pack(piece: bytes) -> bytes:
         return packer.compress(piece) + packer.flush(zlib.Z_SYNC_FLUSH)
 
     async for piece in pieces:
-        yield await asyncio.to_thread(pack, piece) if len(piece) >= _IN_A_THREAD_FROM else pack(piece)
+        if packing is not None:
+            yield await packing
+        packing = asyncio.create_task(asyncio.to_thread(pack, piece)) if len(piece) >= _IN_A_THREAD_FROM else None
+        if packing is None:
+            yield pack(piece)
+    if packing is not None:
+        yield await packing
     yield packer.flush()
