@@ -43,14 +43,12 @@ _SESSION: Final = {
     "statement_timeout": "30s",
     "TimeZone": "UTC",
     "jit": "off",
+    # Every statement goes by an index, whatever old statistics say of tables that were small a moment ago: with plans
+    # made for each set of values, a pull would sort the whole rest of its scope for each page.
+    "plan_cache_mode": "force_generic_plan",
     "enable_seqscan": "off",
 }
-_WRITERS: Final = _SESSION | {
-    # Every statement of a transaction looks rows up by their keys, whatever old statistics say of the tables' sizes.
-    "enable_hashjoin": "off",
-    "enable_mergejoin": "off",
-    "plan_cache_mode": "force_generic_plan",
-}
+_WRITERS: Final = _SESSION | {"enable_hashjoin": "off", "enable_mergejoin": "off"}
 _CLIENT_PATIENCE: Final = 40.0
 """Seconds for one statement: more than the server's own limit, for a server that went away without a word."""
 _DRIVER: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
@@ -137,7 +135,7 @@ class PostgresStore:
         return Run(head, count, last if count < seen else head.head, body or b"")
 
     async def events(self, query: EventQuery) -> list[JournalRow]:
-        statement, values = sql.journal_query(query, "$", "= ANY({}::text[])", "rows && {}::bigint[]", list)
+        statement, values = sql.journal_query(query, "$", statements.AMONG, statements.NAMING, list)
         return [JournalRow(*record) for record in await self._fetch(statement, *values)]
 
     async def rows_of(self, scope: str) -> Iterable[FeedRow]:

@@ -88,6 +88,9 @@ def _unnest(types: Sequence[str], first: int) -> str:
     return f"unnest({', '.join(f'${number}::{kind}[]' for number, kind in enumerate(types, first))})"
 
 
+AMONG: Final = "= ANY({}::text[])"
+# First the few entries that name a row, by their index; a bare `&&` might read all of the scope's instead.
+NAMING: Final = "id = ANY(ARRAY(SELECT id FROM sync_journal WHERE rows && {}::bigint[]))"
 LOCK: Final = f"SELECT {sql.STATE} FROM sync_scope WHERE scope = ANY($1::text[]) ORDER BY scope FOR UPDATE SKIP LOCKED"
 # Whoever makes a scope holds its advisory lock meanwhile, so that nobody waits for a row that is not committed yet;
 # nor for one that is there, being changed.
@@ -113,7 +116,7 @@ LOAD_EXACT: Final = f"""
 SPENT: Final = f"SELECT {sql.JOURNAL} FROM sync_journal WHERE spent = ANY($1::bigint[])"
 ENTRIES: Final = f"""
     SELECT {sql.JOURNAL} FROM sync_journal
-    WHERE scope = $1 AND rows && $2::bigint[] AND spent IS NULL ORDER BY id DESC"""
+    WHERE scope = $1 AND {NAMING.format("$2")} AND spent IS NULL ORDER BY id DESC"""
 SAVE: Final = f"""
     WITH feed AS (
         INSERT INTO sync_feed ({sql.FEED}) SELECT * FROM {_unnest(FEED_ARRAYS, 1)} {sql.FEED_UPSERT}
