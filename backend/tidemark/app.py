@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -39,7 +40,7 @@ def create_app(settings: Settings, on_request: log.OnRequest = log.request_line)
     if not settings.has_keys:
         settings = for_development(settings, DATA, os.urandom)
     plugin = SyncPlugin(SyncConfig(settings, log=on_request))
-    page = start_page(plugin.declaration, "tidemark token --user ada")
+    page = start_page(plugin.declaration, f"{own_command()} token --user ada")
 
     async def start(_call: Call) -> Answer:
         return Answer(page, content_type=HTML)
@@ -53,6 +54,15 @@ def create_app(settings: Settings, on_request: log.OnRequest = log.request_line)
         openapi_config=None,
         logging_config=None,
     )
+
+
+def own_command() -> str:
+    """How a person calls `tidemark` from the folder that the service runs in: by name if that finds this very one."""
+    own = Path(sys.executable).with_name("tidemark")
+    found = shutil.which("tidemark")
+    if found is not None and Path(found).resolve() == own.resolve():
+        return "tidemark"
+    return str(own.relative_to(Path.cwd())) if own.is_relative_to(Path.cwd()) else str(own)
 
 
 def factory() -> Litestar:

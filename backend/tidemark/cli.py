@@ -21,7 +21,7 @@ from tidemark_protocol.errors import DeclarationError
 from tidemark_protocol.model import Declaration
 
 from . import log, plugin
-from .app import DATA, create_app
+from .app import DATA, create_app, own_command
 from .settings import (
     VARIABLES,
     Settings,
@@ -89,7 +89,7 @@ def serve(migrate: bool, **given: Any) -> None:
         _log.warning(
             "development mode: this machine only, with a secret of its own",
             secret=str(DATA / "dev-secret"),
-            tokens="tidemark token --user ada",
+            tokens=f"{own_command()} token --user ada",
         )
     _log.info("serving", url=address, database=settings.database_name, schema=settings.schema, workers=settings.workers)
     _run(settings, listener)

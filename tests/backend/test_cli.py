@@ -233,7 +233,7 @@ def test_development_mode_says_so(folder: Path) -> None:
         answer = httpx2.post(f"{server.url}/sync/pull", json=PULL, headers={"Authorization": f"Bearer {token}"})
     assert "development mode" in said
     assert "var/dev-secret" in said
-    assert "tidemark token" in said
+    assert "tidemark token --user" in said
     assert answer.json()["readable"] == ["user:ada"]
 
 
