@@ -1,0 +1,1 @@
+"""The commands of `tide`, by what they are about."""
