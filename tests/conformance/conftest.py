@@ -8,14 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.conformance.declared import DECLARATION
-from tests.conformance.stores import KINDS, Database
+from tests.conformance.stores import KINDS, Database, empty
 from tests.servers import PostgresServer
 from tidemark.store.base import Store
 from tidemark.store.migrate import migrate
-
-_EMPTY = "; ".join(
-    f"DELETE FROM {name}" for name in ("sync_scope", "sync_feed", "sync_journal", "sync_member", *DECLARATION.entities)
-)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -45,7 +41,7 @@ def migrated_postgresql_url(postgres_server: PostgresServer) -> Iterator[str]:
 @pytest.fixture
 def emptied_postgresql_url(postgres_server: PostgresServer, migrated_postgresql_url: str) -> str:
     """The same, its rows removed."""
-    postgres_server.sql(_EMPTY, migrated_postgresql_url.rpartition("/")[2])
+    empty(postgres_server, migrated_postgresql_url)
     return migrated_postgresql_url
 
 

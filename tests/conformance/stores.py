@@ -12,6 +12,7 @@ from typing import ClassVar, Final
 import pytest
 
 from tests.conformance.declared import DECLARATION
+from tests.servers import PostgresServer
 from tidemark.store.base import Store
 from tidemark.store.memory import MemoryStore
 from tidemark.store.postgresql import PostgresStore
@@ -21,6 +22,12 @@ from tidemark.store.sqlite import SqliteStore
 def now() -> int:
     """The wall clock in Unix milliseconds."""
     return time.time_ns() // 1_000_000
+
+
+def empty(server: PostgresServer, url: str) -> None:
+    """Remove all rows from a database with the tables; its epoch stays."""
+    tables = ("sync_scope", "sync_feed", "sync_journal", "sync_member", *DECLARATION.entities)
+    server.sql("; ".join(f"DELETE FROM {name}" for name in tables), url.rpartition("/")[2])
 
 
 class Database(ABC):

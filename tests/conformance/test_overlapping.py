@@ -133,8 +133,7 @@ async def test_one_of_two_scopes_gets_a_new_key(overlapping: Store) -> None:
 
 
 async def test_a_run_is_one_snapshot(overlapping: Store) -> None:
-    """While commits go on, each page's head is one that its changes belong to: none is missing, none is too new."""
-    # Invariant (I28).
+    """While commits go on, each page's head is one that its changes belong to: none is missing or too new (I28)."""
     await lock(overlapping, W)
     done = asyncio.Event()
 

@@ -217,6 +217,13 @@ async def test_a_row_may_move_within_one_save(store: Store) -> None:
     assert await store.transact(body) == [[], [(("one",), uuid(1))]]
 
 
+async def test_one_save_may_not_put_a_key_into_two_scopes(store: Store) -> None:
+    """Whichever is written first, the other finds the key taken, and nothing happened."""
+    with pytest.raises(RowTaken):
+        await write(store, put(W, "names", uuid(1)), put(V, "names", uuid(1)))
+    assert await store.states([W, V]) == {}
+
+
 async def test_keys_per_scope_are_free_in_every_scope(store: Store) -> None:
     """Such rows neither collide nor change each other."""
     await write(store, put(W, "tags", "t", color="red"), put(V, "tags", "t", color="blue"))

@@ -98,8 +98,7 @@ def test_order_does_not_matter(order: list[Write], data: st.DataObject) -> None:
 @settings(max_examples=150, deadline=None)
 @given(arrivals())
 def test_replay_changes_nothing(order: list[Write]) -> None:
-    """Every write delivered again leaves the very same state, and is told what its first delivery would be told now."""
-    # Invariant (I8).
+    """Every write delivered again is known, and leaves the very same state (I8)."""
     state, _ = arrive(order)
     before = copy.deepcopy(state)
     for write in order:

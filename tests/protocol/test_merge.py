@@ -112,7 +112,7 @@ def test_a_later_delete_of_a_visible_row_keeps_later_patches_only() -> None:
 
 
 def test_map_keys_merge_one_by_one() -> None:
-    """Two devices that label one row both see both labels; a whole map takes the keys from before it."""
+    """Two devices that label one row both see both labels (I9); a whole map takes the keys from before it."""
     state = after(put(1), patch(3, {"labels/a": 1}), patch(2, {"labels/b": 2}))
     assert state.fields["labels"] == {"a": 1, "b": 2}
     state = apply(state, patch(5, {"labels": {"c": 3}})).state
