@@ -75,7 +75,6 @@ def configure(level: LogLevel, form: LogFormat, out: BinaryIO, *, terminal: bool
         processors=[*shared, *final],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
         logger_factory=structlog.BytesLoggerFactory(out),
-        cache_logger_on_first_use=True,
     )
     # What libraries log is ours to see when something is wrong, and in the same form.
     root = logging.getLogger()

@@ -21,7 +21,7 @@ from tidemark.web.keys import Keys, OneKey, PublishedKeys, keys_of, read_key_set
 from tidemark_protocol.errors import RequestError
 
 NOW = 1_800_000_000.0
-SECRET = "a secret of tests, 32 bytes or more"
+SECRET = "a secret of tests that is long enough for each HMAC there is, so 64 bytes"
 ALGORITHMS = ("RS256", "ES256", "EdDSA")
 RSA = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 WEAK_RSA = rsa.generate_private_key(public_exponent=65537, key_size=1024)  # noqa: S505  (too weak on purpose)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
+import sys
 import threading
 import time
 import urllib.request
@@ -17,6 +19,7 @@ from typing import Any
 import httpx2
 import jwt
 import pytest
+import structlog
 from click.testing import CliRunner, Result
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
@@ -30,11 +33,18 @@ SCHEMA = Path(__file__).resolve().parents[1] / "contract" / "schema.yaml"
 
 
 @pytest.fixture(autouse=True)
-def nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No settings of the caller, and a folder of its own."""
+def on_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """No settings of the caller, a folder of its own, and logging afterwards as it was."""
     for name in [name for name in os.environ if name.startswith(PREFIX)]:
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    root = logging.getLogger()
+    handlers, level = [*root.handlers], root.level
+    yield
+    structlog.reset_defaults()
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 def run(*arguments: str, **environ: str) -> Result:
