@@ -164,6 +164,7 @@ def answers(draw: st.DrawFn, sent: list[Pending]) -> list[Result]:
 @given(st.data(), outboxes())
 def test_no_sequence_of_verdicts_loses_a_mutation(data: st.DataObject, outbox: list[Pending]) -> None:
     """Whatever is answered, each mutation is pending, awaited, done or parked, in one place, and the order is kept."""
+    # Invariant (I25).
     waiting, awaited, done, parked = list(outbox), [], [], []
     for _ in range(8):
         sent = batch(waiting, max_mutations=data.draw(st.integers(1, 5)))
@@ -215,7 +216,7 @@ def test_what_holds_up_a_push_names_its_remedy(code: str, remedy: Remedy) -> Non
 
 @given(outboxes(), st.data())
 def test_what_leans_on_a_rejected_put_goes_with_it(outbox: list[Pending], data: st.DataObject) -> None:
-    """After parking, no mutation left needs a row that only a parked one made, and no group is torn apart."""
+    """After parking, no mutation left needs a row that only a parked one made, and no group is torn apart (I26)."""
     parked = [mutation for mutation in outbox if data.draw(st.booleans())]
     standing = data.draw(st.sets(st.sampled_from(KEYS)))
     causes = dependents(parked, outbox, refs=refs, stands=lambda name: name[2] in standing)
@@ -276,7 +277,7 @@ def test_a_rejected_patch_takes_nothing_with_it() -> None:
 def test_stamping_anew_keeps_the_order_and_corrects_the_time(
     outbox: list[Pending], held: int, offset: int, now: int
 ) -> None:
-    """New readings rise strictly, lie above what the clock holds, and name no time that has not come yet."""
+    """New readings rise strictly, lie above what the clock holds, and name no time that has not come yet (I6)."""
     own = Clock("b" * 16, reading(held, 3, "c" * 16))
     stamped = restamp(outbox, own, offset=offset, now=now)
     assert [m.seq for m in stamped] == [m.seq for m in outbox]
@@ -292,7 +293,7 @@ def test_stamping_anew_keeps_the_order_and_corrects_the_time(
 
 @given(st.none() | whole_fields.map(document), outboxes())
 def test_pending_edits_on_top_are_the_merge_of_later_writes(doc: dict[str, Any] | None, outbox: list[Pending]) -> None:
-    """A row with its pending edits on top is what the server would make of them if nobody else wrote (SPEC 3)."""
+    """A row with its pending edits on top is what the server would make of them if nobody else wrote (SPEC 3) (I35)."""
     fields = {name: value for name, value in (doc or {}).items() if name in THINGS.fields}
     state = merge.RowState(reading(0, 0, "0" * 16), doc is None, fields, {}, TIME if doc else "")
     for mutation in outbox:
