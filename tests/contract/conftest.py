@@ -1,0 +1,96 @@
+"""Running services for the contract suite: one for most tests on each database, others where settings matter.
+
+Tests share a service and keep apart by users and workspaces that nobody else has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.contract.client import SECRET, Service
+from tests.servers import PostgresServer, TidemarkServer
+
+DECLARATION = Path(__file__).with_name("schema.yaml")
+ORIGIN = "http://app.example"
+SETTINGS = {"TIDEMARK_RATE_LIMIT": "0", "TIDEMARK_HELLO_TIMEOUT": "2s", "TIDEMARK_ORIGINS": ORIGIN}
+
+
+@dataclass
+class Running:
+    """One process of the service and the way to speak to it."""
+
+    server: TidemarkServer
+    service: Service
+
+    @property
+    def resident(self) -> int:
+        """The process's resident memory in bytes."""
+        status = Path(f"/proc/{self.server.pid}/status").read_text(encoding="ascii")
+        line = next(line for line in status.splitlines() if line.startswith("VmRSS:"))
+        return int(line.split()[1]) * 1024
+
+
+class Launcher:
+    """Starts services for one module or session and ends them with it."""
+
+    def __init__(self, stack: ExitStack, new_database: Callable[[], str], folders: pytest.TempPathFactory) -> None:
+        self._stack = stack
+        self._folders = folders
+        self.new_database = new_database
+
+    def __call__(
+        self, *, database: str | None = None, schema: Path = DECLARATION, env: dict[str, str] | None = None
+    ) -> Running:
+        """Start a process, on a database of its own unless one is given."""
+        database = database or self.new_database()
+        folder = self._folders.mktemp("server")
+        server = TidemarkServer(schema, database, env=SETTINGS | (env or {}), secret=SECRET, folder=folder)
+        self._stack.enter_context(server)
+        service = Service(server.url)
+        self._stack.callback(service.close)
+        return Running(server, service)
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+def new_database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], str]:
+    """Makes URLs of empty databases: everything runs once on SQLite and once on PostgreSQL."""
+    if request.param == "sqlite":
+        return lambda: f"sqlite:///{tmp_path_factory.mktemp('database') / 'tidemark.db'}"
+    postgres: PostgresServer = request.getfixturevalue("postgres_server")
+    return postgres.create_database
+
+
+@pytest.fixture(scope="session")
+def running(new_database: Callable[[], str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """The process that most tests share."""
+    with ExitStack() as stack:
+        yield Launcher(stack, new_database, tmp_path_factory)()
+
+
+@pytest.fixture(scope="session")
+def service(running: Running) -> Service:
+    """The way to speak to the service that most tests share."""
+    return running.service
+
+
+@pytest.fixture(scope="module")
+def launch(new_database: Callable[[], str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
+    """Starts processes with other settings; they end with the module."""
+    with ExitStack() as stack:
+        yield Launcher(stack, new_database, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def pair(
+    postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Service, Service]]:
+    """Two processes of the service on one PostgreSQL database."""
+    with ExitStack() as stack:
+        launcher = Launcher(stack, postgres_server.create_database, tmp_path_factory)
+        database = launcher.new_database()
+        yield launcher(database=database).service, launcher(database=database).service

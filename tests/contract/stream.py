@@ -1,0 +1,176 @@
+"""A websocket client of the stream for the contract suite (SPEC section 6)."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Self
+
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
+from websockets.typing import Origin, Subprotocol
+
+from tests.contract.client import SCHEMA, Device, Json, Service
+from tests.contract.replica import MustPull, Replica
+
+SUBPROTOCOL = Subprotocol("tidemark.v1")
+
+
+def open_socket(service: Service, *, origin: str | None = None, **options: Any) -> ClientConnection:
+    """A bare connection that has not said hello."""
+    connection = connect(
+        service.stream_url,
+        subprotocols=[SUBPROTOCOL],
+        origin=None if origin is None else Origin(origin),
+        compression=None,
+        proxy=None,
+        max_size=None,
+        close_timeout=2,
+        ping_interval=None,
+        legacy=True,
+        **options,
+    )
+    assert isinstance(connection, ClientConnection)
+    return connection
+
+
+def close_code(connection: ClientConnection, seconds: float = 10) -> int | None:
+    """The code the service closes with, reading whatever comes before; None if it does not close in time."""
+    deadline = time.monotonic() + seconds
+    try:
+        while (left := deadline - time.monotonic()) > 0:
+            connection.recv(timeout=left)
+    except TimeoutError:
+        return None
+    except ConnectionClosed as closed:
+        return None if closed.rcvd is None else closed.rcvd.code
+    return None
+
+
+class Stream:
+    """A connection of one device; every frame it reads is kept in `frames`."""
+
+    def __init__(self, device: Device, watermark: dict[str, str] | None = None, **options: Any) -> None:
+        hello = {name: options.pop(name) for name in ("scopes", "token", "schema") if name in options}
+        self.device = device
+        self.frames: list[Json] = []
+        self.connection = open_socket(device.service, **options)
+        self.send(
+            {
+                "t": "hello",
+                "token": device.token,
+                "client": device.client,
+                "schema": SCHEMA,
+                "watermark": watermark or {},
+            }
+            | hello
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.connection.close()
+
+    def send(self, frame: Json | str | bytes) -> None:
+        """Send a frame, or raw text or bytes as they are."""
+        self.connection.send(json.dumps(frame) if isinstance(frame, dict) else frame)
+
+    def receive(self, seconds: float = 10) -> Json:
+        """The next frame; TimeoutError if none comes."""
+        text = self.connection.recv(timeout=seconds)
+        assert isinstance(text, str), "the service sent a binary frame"
+        frame: Json = json.loads(text)
+        self.frames.append(frame)
+        if "clock" in frame:
+            self.device.clock.advance(frame["clock"])
+        return frame
+
+    def incoming(self, seconds: float) -> Iterator[Json]:
+        """Frames as they come, until `seconds` have passed."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            try:
+                yield self.receive(left)
+            except TimeoutError:
+                return
+
+    def until(self, kind: str, seconds: float = 10, where: Callable[[Json], bool] = lambda _: True) -> Json:
+        """The next frame of a kind that satisfies `where`, reading over others."""
+        for frame in self.incoming(seconds):
+            if frame["t"] == kind and where(frame):
+                return frame
+        raise AssertionError(f"no {kind} frame within {seconds} s; came: {[frame['t'] for frame in self.frames]}")
+
+    def welcome(self) -> Json:
+        """The answer to hello."""
+        frame = self.receive()
+        assert frame["t"] == "welcome", frame
+        return frame
+
+    def change(self, row: str, seconds: float = 10) -> Json:
+        """The change of `row` in the next `changes` frame that holds it."""
+        frame = self.until("changes", seconds, lambda frame: any(item["row"] == row for item in frame["changes"]))
+        found: Json = next(item for item in frame["changes"] if item["row"] == row)
+        return found
+
+    def ping(self, number: int = 1) -> Json:
+        """A round trip: everything the service sent before its pong has been read."""
+        self.send({"t": "ping", "n": number})
+        return self.until("pong", where=lambda frame: frame["n"] == number)
+
+    def rows(self) -> set[str]:
+        """All rows seen in `changes` frames so far."""
+        return {change["row"] for frame in self.frames if frame["t"] == "changes" for change in frame["changes"]}
+
+    def close_code(self, seconds: float = 10) -> int | None:
+        """The code the service closes with."""
+        return close_code(self.connection, seconds)
+
+
+class Follower:
+    """A replica that follows by stream, and pulls when the rules for applying runs tell it to."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self.replica = Replica()
+        self.ends: dict[str, int] = {}
+        self.behind = 0
+        self.groups: list[Json] = []
+
+    def take(self, frame: Json) -> None:
+        """Apply one frame; a `changes` frame must begin where the one before it ended."""
+        if frame["t"] == "changes":
+            scope = frame["scope"]
+            assert frame["from"] == self.ends.get(scope, frame["from"]), "a gap or a repetition"
+            self.ends[scope] = frame["to"]
+            try:
+                self.replica.apply(frame, asked=False)
+            except MustPull:
+                self.replica.pull(self.stream.device, scopes=[scope])
+        elif frame["t"] == "behind":
+            self.behind += 1
+            self.ends[frame["scope"]] = frame["head"]
+            self.replica.pull(self.stream.device, scopes=[frame["scope"]])
+            assert self.replica.copy(frame["scope"]).to >= frame["head"]
+
+    def reach(self, scope: str, version: int, seconds: float = 30) -> None:
+        """Follow until the replica has `version` of `scope`."""
+        if self.replica.copy(scope).to >= version:
+            return
+        for frame in self.stream.incoming(seconds):
+            self.take(frame)
+            if self.replica.copy(scope).to >= version:
+                return
+        raise AssertionError(f"{scope} stands at {self.replica.copy(scope).to}, not at {version}")
+
+
+@contextmanager
+def following(device: Device, **options: Any) -> Iterator[Follower]:
+    """A follower that has been welcomed."""
+    with Stream(device, **options) as stream:
+        stream.welcome()
+        yield Follower(stream)
