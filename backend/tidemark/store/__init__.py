@@ -1,1 +1,1 @@
-"""The store port and its databases: the only place that knows SQL."""
+"""The port to a database (`base`) and its implementations."""
