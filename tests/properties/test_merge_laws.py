@@ -9,69 +9,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tests.properties.fold import fold
+from tests.properties.histories import MAPS, arrivals, arrive, patches
 from tidemark_protocol import clock
-from tidemark_protocol.merge import Effect, RowState, Write, apply, escape, same_value
-
-MAPS = frozenset({"labels", "links"})
-PLAIN = ["name", "color"]
-KEYS = ["a", "b", "x/y", "~", "~1", "a/"]
-
-scalars = st.sampled_from([None, 0, 1, True, False, "", "text", 1.5])
-entries = st.sampled_from([1, True, "v", ["w"], {"deep": 1}])
-maps = st.dictionaries(st.sampled_from(KEYS), entries, max_size=3)
-nodes = st.sampled_from(["00000000000000aa", "00000000000000bb"])
-readings = st.builds(clock.reading, st.integers(1_000, 1_008), st.integers(0, 2), nodes)
+from tidemark_protocol.merge import RowState, Write, apply, same_value
 
 
-@st.composite
-def patches(draw: st.DrawFn) -> dict[str, Any]:
-    """What a patch may set: plain fields, maps as a whole or some of their keys, never overlapping."""
-    values: dict[str, Any] = draw(st.dictionaries(st.sampled_from(PLAIN), scalars, max_size=2))
-    for field in MAPS:
-        if draw(st.booleans()):
-            values[field] = draw(maps)
-        else:
-            keyed = draw(st.dictionaries(st.sampled_from(KEYS), st.none() | entries, max_size=2))
-            values |= {f"{field}/{escape(key)}": value for key, value in keyed.items()}
-    assume(values)
-    return values
-
-
-@st.composite
-def writes(draw: st.DrawFn) -> Write:
-    """Any valid write of one row."""
-    op = draw(st.sampled_from(["put", "patch", "patch", "patch", "delete"]))
-    if op == "put":
-        values = {field: draw(scalars) for field in PLAIN} | {field: draw(maps) for field in MAPS}
-        return Write("put", draw(readings), values)
-    if op == "patch":
-        return Write("patch", draw(readings), draw(patches()))
-    return Write("delete", draw(readings), {})
-
-
-@st.composite
-def arrivals(draw: st.DrawFn) -> list[Write]:
-    """Writes of one row in the order they arrive, some more than once; the first is no patch (`row_unknown`)."""
-    unique = draw(st.lists(writes(), min_size=1, max_size=9, unique_by=lambda write: write.at))
-    repeated = draw(st.lists(st.sampled_from(unique), max_size=5))
-    order = draw(st.permutations(unique + repeated))
-    first = next((n for n, write in enumerate(order) if write.op != "patch"), None)
-    assume(first is not None)
-    assert first is not None
-    return [order[first], *order[:first], *order[first + 1 :]]
-
-
-def arrive(order: list[Write], state: RowState | None = None) -> tuple[RowState, list[Effect]]:
-    """The row and the verdicts after writes have arrived in this order."""
-    effects: list[Effect] = []
-    for write in order:
-        effects.append(apply(state, write))
-        state = effects[-1].state
-    assert state is not None
-    return state, effects
-
-
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(arrivals())
 def test_the_outcome_is_the_fold_in_clock_order(order: list[Write]) -> None:
     """Whatever the order of arrival and however often each write comes, the row is what section 3 says (I7)."""
@@ -84,7 +27,7 @@ def test_the_outcome_is_the_fold_in_clock_order(order: list[Write]) -> None:
     assert not any(effect.verdict == "clock_reused" for effect in effects)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(arrivals(), st.data())
 def test_order_does_not_matter(order: list[Write], data: st.DataObject) -> None:
     """Two replicas that got the same writes in different orders hold the same (I7)."""
@@ -95,7 +38,7 @@ def test_order_does_not_matter(order: list[Write], data: st.DataObject) -> None:
     assert one == two
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(arrivals())
 def test_replay_changes_nothing(order: list[Write]) -> None:
     """Every write delivered again is known, and leaves the very same state (I8)."""
@@ -110,7 +53,7 @@ def test_replay_changes_nothing(order: list[Write]) -> None:
     assert state == before
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(arrivals())
 def test_a_replay_is_applied_while_some_path_survives(order: list[Write]) -> None:
     """`applied` if a clock of it stands on the row, `superseded` with all its paths otherwise (SPEC 4)."""
@@ -126,7 +69,7 @@ def test_a_replay_is_applied_while_some_path_survives(order: list[Write]) -> Non
             assert list(effect.superseded_paths) == lost
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(arrivals())
 def test_nothing_given_is_changed(order: list[Write]) -> None:
     """`apply` is pure: neither the state nor the write given to it moves, nor do earlier states."""
@@ -138,7 +81,7 @@ def test_nothing_given_is_changed(order: list[Write]) -> None:
     assert all(given == before for given, before in kept)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(arrivals())
 def test_what_took_effect_is_told(order: list[Write]) -> None:
     """`took_effect` says that clocks moved; `overwritten` holds what showed at each path taken, and nothing else."""
@@ -155,7 +98,7 @@ def test_what_took_effect_is_told(order: list[Write]) -> None:
         state = effect.state
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(arrivals(), patches(), patches())
 def test_patches_of_different_fields_both_survive(order: list[Write], one: dict[str, Any], two: dict[str, Any]) -> None:
     """Concurrent patches without a common path are both on the row, whichever came first (I9)."""
@@ -172,7 +115,7 @@ def test_patches_of_different_fields_both_survive(order: list[Write], one: dict[
     assert there.clocks.items() >= {**dict.fromkeys(one, first.at), **dict.fromkeys(two, second.at)}.items()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(arrivals(), st.data())
 def test_a_reading_with_another_value_is_reused(order: list[Write], data: st.DataObject) -> None:
     """A write at a surviving path's clock that sets it to something else is `clock_reused` and does nothing."""
