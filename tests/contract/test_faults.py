@@ -50,6 +50,7 @@ def test_a_push_whose_answer_was_lost_is_sent_again(service: Service, pause: flo
 
 def test_a_group_whose_answer_was_lost_is_whole(service: Service) -> None:
     """A group whose answer was lost has taken effect wholly or not at all, and does by the time it is sent again."""
+    # Invariant (I13).
     device = service.device()
     for _ in range(5):
         group = [device.put("notes", title="g", group="g") for _ in range(10)]
@@ -61,7 +62,7 @@ def test_a_group_whose_answer_was_lost_is_whole(service: Service) -> None:
 
 
 def test_half_a_push_changes_nothing(service: Service) -> None:
-    """A push of which only a part arrived has no effect."""
+    """A push of which only a part arrived has no effect (I18)."""
     device = service.device()
     for share in (0.0, 0.5, 0.99):
         send_and_hang_up(device, [device.put("notes", title="t") for _ in range(5)], 0.05, share)
@@ -75,7 +76,7 @@ def mortal(launch: Launcher) -> Running:
 
 
 def test_no_acknowledged_write_is_lost_by_kills(mortal: Running) -> None:
-    """After kills in a storm of pushes and replays, all that was acknowledged is there, each effect once."""
+    """After kills in a storm of pushes and replays, all that was acknowledged is there, each effect once (I14)."""
     service, server = mortal.service, mortal.server
     user = service.device()
     scope = service.workspace(editor=user)
@@ -102,7 +103,7 @@ def test_no_acknowledged_write_is_lost_by_kills(mortal: Running) -> None:
 
 
 def test_verdicts_survive_a_kill(mortal: Running) -> None:
-    """After a kill, mutations sent again get their first verdicts and versions."""
+    """After a kill, mutations sent again get their first verdicts and versions (I23)."""
     device = mortal.service.device()
     put, bad = device.put("notes", title="t"), device.patch("notes", key(), title="t")
     first = device.push(put, bad)

@@ -135,7 +135,7 @@ class Play:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_shared_scope_ends_as_the_plain_fold(service: Service, seed: int) -> None:
-    """Five devices of three users write, repeat and pull at random: verdicts, digests and rows are the model's."""
+    """Five devices of three users write, repeat and pull at random: verdicts, digests and rows are the model's (I7)."""
     ada, bob, eve = service.device(), service.device(), service.device()
     scope = service.workspace(editor=ada, owner=bob)
     service.admin().grant(scope, eve.user, "editor")

@@ -75,7 +75,7 @@ def fill(device: Device, path: str, bodies: Iterable[Json]) -> int:
 
 @pytest.mark.parametrize("part", range(6))
 def test_pushes_with_odd_values(service: Service, device: Device, part: int) -> None:
-    """A push with any value in any place is answered, and what it applied can be pulled."""
+    """A push with any value in any place is answered, and what it applied can be pulled (I15)."""
     holes = hostile.push_holes(device, service.workspace(editor=device))
     assert fill(device, "/sync/push", [holes[name] for name in sorted(holes)[part::6]]) > 200
 

@@ -50,7 +50,7 @@ def mallory(service: Service) -> Device:
 
 
 def test_a_pull_reveals_nothing(household: Household, mallory: Device) -> None:
-    """Pulls that name others' scopes, bear their watermarks or wait, answer as if there was nothing."""
+    """Pulls that name others' scopes, bear their watermarks or wait, answer as if there was nothing (I33)."""
     scopes = [household.scope, household.owner.scope]
     bodies: list[Json] = [
         mallory.pull_body(),
@@ -148,7 +148,7 @@ def test_a_reference_is_no_oracle(household: Household, mallory: Device, service
 
 
 def test_a_stream_reveals_nothing(household: Household, mallory: Device) -> None:
-    """Neither hello nor follow nor push by stream brings anything of another's scopes."""
+    """Neither hello nor follow nor push by stream brings anything of another's scopes (I33)."""
     scopes = [household.scope, household.owner.scope]
     with Stream(mallory, household.replica.watermark, scopes=[*scopes, mallory.scope]) as stream:
         assert stream.welcome()["scopes"].keys() == {mallory.scope}
@@ -166,7 +166,7 @@ def test_a_stream_reveals_nothing(household: Household, mallory: Device) -> None
 
 
 def test_the_journal_reveals_nothing(household: Household, mallory: Device) -> None:
-    """The journal gives a stranger nothing, whatever is asked for."""
+    """The journal gives a stranger nothing, whatever is asked for (I33)."""
     for params in (
         {},
         {"scope": household.scope},

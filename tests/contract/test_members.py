@@ -126,7 +126,7 @@ def test_a_membership_without_a_role_is_malformed(service: Service, device: Devi
 
 
 def test_what_is_not_allowed_and_what_does_not_exist_look_alike(service: Service, device: Device) -> None:
-    """To who may not manage it, a scope that exists answers every request as one that does not."""
+    """To who may not manage it, a scope that exists answers every request as one that does not (I20)."""
     closed, nowhere = service.workspace(owner=service.device()), f"workspace:{fresh('none')}"
     friend = fresh("friend")
     asks: list[Callable[[str], httpx2.Response]] = [

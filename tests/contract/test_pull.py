@@ -69,7 +69,7 @@ def test_a_change_has_its_entity_row_version_and_document(device: Device) -> Non
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 7, 100, 10_000])
 def test_pages_hold_no_more_than_the_limit(device: Device, limit: int) -> None:
-    """Pages of any size hold at most `limit` changes and together everything once, with `more` until the last."""
+    """Pages of any size hold at most `limit` changes and together everything once, with `more` until the last (I29)."""
     rows = fill(device, 20)
     replica = Replica()
     pages = 0
@@ -203,7 +203,7 @@ def test_a_delete_between_pages_reaches_the_replica(device: Device) -> None:
 
 
 def test_the_digest_proves_the_head(device: Device) -> None:
-    """At the head the digest is the one computed from the live rows; before it there is none."""
+    """At the head the digest is the one computed from the live rows; before it there is none (I32)."""
     rows = fill(device, 9)
     device.apply(
         device.delete("notes", rows[0]), device.patch("notes", rows[1], title="x"), device.put("slugs", fresh("s"))
@@ -217,7 +217,7 @@ def test_the_digest_proves_the_head(device: Device) -> None:
 
 
 def test_versions_rise_with_commits(device: Device) -> None:
-    """Later pushes give higher versions within a scope."""
+    """Later pushes give higher versions within a scope (I12)."""
     versions = [device.apply(device.put("notes", title="n"))[0]["version"] for _ in range(10)]
     assert versions == sorted(set(versions))
 
@@ -235,7 +235,7 @@ def test_scopes_count_their_versions_apart(service: Service) -> None:
 
 
 def test_a_row_deleted_in_one_scope_may_live_in_another(service: Service) -> None:
-    """A row that was deleted in one scope and put in another lives where it was put, for a replica of both."""
+    """A row that was deleted in one scope and put in another lives where it was put, for a replica of both (I36)."""
     device = service.device()
     one, two = service.workspace(owner=device), service.workspace(owner=device)
     task = device.put("tasks", title="here", scope=one)

@@ -38,7 +38,7 @@ def test_a_watermark_that_says_nothing_is_reset(device: Device, watermark: str) 
 
 @pytest.mark.parametrize("version", ["1000000", "9007199254740991", "9" * 30])
 def test_a_watermark_ahead_of_the_head_is_reset(device: Device, version: str) -> None:
-    """A watermark that lies ahead of the head, as after a restored backup, is reset."""
+    """A watermark that lies ahead of the head, as after a restored backup, is reset (I30)."""
     replica = Replica()
     replica.pull(device)
     epoch, _, *rest = replica.watermark[device.scope].split(".")
@@ -47,7 +47,7 @@ def test_a_watermark_ahead_of_the_head_is_reset(device: Device, version: str) ->
 
 
 def test_a_reset_replaces_what_the_replica_holds(device: Device) -> None:
-    """A replica with a watermark from nowhere ends as the server is, rows it should not have included."""
+    """A replica with a watermark from nowhere ends as the server is, rows it should not have included (I30)."""
     replica = Replica()
     replica.pull(device)
     copy = replica.copy(device.scope)
@@ -58,7 +58,7 @@ def test_a_reset_replaces_what_the_replica_holds(device: Device) -> None:
 
 
 def test_another_scopes_watermark_is_no_way_in(service: Service, device: Device) -> None:
-    """A watermark given for another scope reveals nothing of that scope."""
+    """A watermark given for another scope reveals nothing of that scope (I33)."""
     other = service.device()
     replica = Replica()
     replica.pull(other)
@@ -73,7 +73,7 @@ def own(launch: Launcher) -> Running:
 
 
 def test_another_epoch_is_reset(service: Service, own: Running) -> None:
-    """A watermark of another database is reset: versions compare within one epoch alone."""
+    """A watermark of another database is reset: versions compare within one epoch alone (I2)."""
     here, there = service.device(), own.service.device()
     there = Device(own.service, here.user)
     for device in (here, there):
@@ -85,7 +85,7 @@ def test_another_epoch_is_reset(service: Service, own: Running) -> None:
 
 
 def test_a_restart_keeps_the_epoch(own: Running) -> None:
-    """After a restart, asked for or by a crash, replicas go on from where they were."""
+    """After a restart, asked for or by a crash, replicas go on from where they were (I2)."""
     device = own.service.device()
     device.apply(device.put("notes", title="before"))
     replica = Replica()

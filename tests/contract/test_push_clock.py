@@ -22,6 +22,7 @@ def test_the_clock_is_not_below_the_servers_time(device: Device) -> None:
 
 def test_the_clock_is_not_below_what_it_reflects(device: Device) -> None:
     """After a write 40 s ahead, the answers to the push and to any later pull and push of its user are not below it."""
+    # Invariant (I4).
     ahead = reading(wall() + 40_000, 7, "ffffffffffffffff")
     answer = device.push_answer(device.put("notes", title="one", at=ahead))
     assert answer["results"][0]["status"] == "applied"
@@ -32,7 +33,7 @@ def test_the_clock_is_not_below_what_it_reflects(device: Device) -> None:
 
 
 def test_causality_needs_no_good_clocks(device: Device) -> None:
-    """A write made after seeing another one wins over it, however fast the clock of the first was."""
+    """A write made after seeing another one wins over it, however fast the clock of the first was (I4)."""
     put = device.put("notes", title="from the future", at=reading(wall() + 50_000))
     device.apply(put)
     other = device.again()
@@ -44,7 +45,7 @@ def test_causality_needs_no_good_clocks(device: Device) -> None:
 
 
 def test_one_users_fast_clock_does_not_move_anothers(service: Service, device: Device) -> None:
-    """A fast write in one user's scope leaves the clock that others are given alone."""
+    """A fast write in one user's scope leaves the clock that others are given alone (I5)."""
     ahead = reading(wall() + 50_000)
     device.apply(device.put("notes", title="fast", at=ahead))
     other = service.device()
@@ -62,7 +63,7 @@ def test_the_clock_of_a_shared_scope_is_shared(service: Service) -> None:
 
 
 def test_only_writes_that_took_effect_move_the_clock(device: Device) -> None:
-    """A rejected write ahead of time does not move the clock."""
+    """A rejected write ahead of time does not move the clock (I5)."""
     ahead = reading(wall() + 50_000)
     answer = device.push_answer(device.put("notes", at=ahead))
     assert code(answer["results"][0]) == "missing_field"
@@ -71,6 +72,7 @@ def test_only_writes_that_took_effect_move_the_clock(device: Device) -> None:
 
 def test_a_clock_too_far_ahead_is_put_off(device: Device) -> None:
     """A reading more than 60 s ahead is `retry` / `clock_ahead` with the server's clock, and nothing is dropped."""
+    # Invariant (I6).
     put = device.put("notes", title="far", at=reading(wall() + 3_600_000))
     answer = device.push_answer(put)
     (result,) = answer["results"]
@@ -86,7 +88,7 @@ def test_a_clock_slightly_ahead_is_taken(device: Device) -> None:
 
 
 def test_a_retry_stops_what_is_behind(device: Device) -> None:
-    """Nothing behind the first `retry` is processed: it answers `retry` / `unavailable`, good or bad."""
+    """Nothing behind the first `retry` is processed: it answers `retry` / `unavailable`, good or bad (I17)."""
     before = device.put("notes", title="before")
     ahead = device.put("notes", title="ahead", at=reading(wall() + 3_600_000))
     behind, bad = device.put("notes", title="behind"), device.put("nothing")
@@ -98,7 +100,7 @@ def test_a_retry_stops_what_is_behind(device: Device) -> None:
 
 
 def test_a_rejection_does_not_block(device: Device) -> None:
-    """Nothing behind a `rejected` mutation is held up by it."""
+    """Nothing behind a `rejected` mutation is held up by it (I16)."""
     after = device.put("notes", title="after")
     rejected, applied = device.push(device.put("notes"), after)
     assert (rejected["status"], applied["status"]) == ("rejected", "applied")

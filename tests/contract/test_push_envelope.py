@@ -29,6 +29,7 @@ def body(device: Device, **rest: Any) -> Json:
 
 def test_a_well_formed_push_is_answered_by_results_and_a_clock(device: Device) -> None:
     """A push answers one result for each mutation, with seq, status, scope and version, and the server's clock."""
+    # Invariant (I15).
     answer = device.push_answer(device.put("notes", title="one"))
     (result,) = answer["results"]
     assert result["seq"] == 1
@@ -121,7 +122,7 @@ def test_seqs_that_do_not_rise_are_malformed(device: Device, seqs: tuple[int, ..
 
 
 def test_a_malformed_push_changes_nothing(device: Device) -> None:
-    """A 400 for one mutation's `seq` leaves the good mutation before it without effect."""
+    """A 400 for one mutation's `seq` leaves the good mutation before it without effect (I18)."""
     assert_problem(device.post("/sync/push", body(device, mutations=[note(device), note(device, seq=1)])), 400)
     assert device.docs() == {}
 
@@ -227,7 +228,7 @@ def test_a_content_encoding_is_unsupported(device: Device, path: str) -> None:
 
 
 def test_a_bad_mutation_is_its_own_affair(device: Device) -> None:
-    """A mutation wrong in itself is rejected, and its neighbours are applied."""
+    """A mutation wrong in itself is rejected, and its neighbours are applied (I16)."""
     good, other = device.put("notes", title="good"), device.put("notes", title="other")
     first, bad, last = device.push(good, device.put("nothing", title="bad"), other)
     assert (first["status"], last["status"]) == ("applied", "applied")

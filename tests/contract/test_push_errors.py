@@ -30,7 +30,7 @@ def deep(levels: int) -> Any:
 
 
 def test_the_checks_come_in_their_order(service: Service) -> None:
-    """A mutation with every fault is refused for the first in the list; each fault mended brings up the next."""
+    """A mutation with every fault is refused for the first in the list; each fault mended brings up the next (I19)."""
     ada, owner = service.device(), service.device()
     other = service.workspace(editor=ada)
     taken = owner.put("tasks", title="taken", scope=service.workspace(owner=owner))
@@ -141,7 +141,7 @@ def test_an_undeclared_entity_is_unknown(device: Device, entity: str) -> None:
     ],
 )
 def test_a_scope_outside_its_pattern_is_invalid(device: Device, scope: str) -> None:
-    """A scope that is not written in its one spelling is `invalid_scope`."""
+    """A scope that is not written in its one spelling is `invalid_scope` (I1)."""
     assert refusal(device, device.put("notes", title="t", scope=scope)) == ("rejected", "invalid_scope")
 
 
@@ -161,7 +161,7 @@ def test_an_entity_lives_in_its_kind_of_scope_alone(service: Service, entity: st
 
 
 def test_forbidden_tells_nothing(service: Service) -> None:
-    """A scope that does not exist and one that the caller may not write are refused in the same words."""
+    """A scope that does not exist and one that the caller may not write are refused in the same words (I20)."""
     ada, bob = service.device(), service.device()
     closed, readable = service.workspace(owner=bob), service.workspace(viewer=ada, owner=bob)
     answers = []

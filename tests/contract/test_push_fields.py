@@ -160,7 +160,7 @@ REFUSED: list[tuple[str, Any]] = [
 
 
 def test_what_is_taken_is_given_back_in_one_form(device: Device) -> None:
-    """Every good value is taken by a put and given back in its canonical form."""
+    """Every good value is taken by a put and given back in its canonical form (I37)."""
     puts = [device.put("samples", fields={name: value}) for name, value, _ in TAKEN]
     results = device.push(*puts)
     docs = device.docs("samples")
@@ -195,7 +195,7 @@ def test_an_integer_beyond_all_bounds_is_its_mutations_fault(device: Device, fie
 
 @pytest.mark.parametrize("kind", ["put", "patch"])
 def test_what_breaks_its_type_is_refused(device: Device, kind: str) -> None:
-    """Every bad value is `invalid_field`, named, and leaves the mutations around it alone."""
+    """Every bad value is `invalid_field`, named, and leaves the mutations around it alone (I45)."""
     row = key()
     device.apply(device.put("samples", row))
     bad = [
@@ -230,7 +230,7 @@ def test_an_integer_is_not_rounded(device: Device) -> None:
 
 
 def test_a_document_holds_key_fields_and_times_and_nothing_else(device: Device) -> None:
-    """A document holds its key, every declared field, `created_at` and `updated_at`."""
+    """A document holds its key, every declared field, `created_at` and `updated_at` (I37)."""
     put = device.put("samples")
     device.apply(put)
     doc = device.doc("samples", put["row"])

@@ -22,6 +22,7 @@ def test_a_group_takes_effect_together(device: Device) -> None:
 
 def test_one_rejection_rejects_the_group(device: Device) -> None:
     """One rejection rejects its group, the others with `group_rejected`, and leaves what stands around it alone."""
+    # Invariant (I13).
     before, after = device.put("notes", title="before"), device.put("notes", title="after")
     group = [
         device.put("notes", title="first", group="g"),
@@ -35,7 +36,7 @@ def test_one_rejection_rejects_the_group(device: Device) -> None:
 
 
 def test_one_retry_puts_off_the_group(device: Device) -> None:
-    """One `retry` makes the whole group `retry`, the others and all behind with `unavailable`."""
+    """One `retry` makes the whole group `retry`, the others and all behind with `unavailable` (I17)."""
     before = device.put("notes", title="before")
     group = [
         device.put("notes", title="first", group="g"),
@@ -111,7 +112,7 @@ def test_a_group_leaves_no_trace_when_rejected(device: Device) -> None:
 
 
 def test_unique_values_swap_within_a_group(device: Device) -> None:
-    """Uniqueness is checked as the group leaves the rows: two rows may swap their values."""
+    """Uniqueness is checked as the group leaves the rows: two rows may swap their values (I21)."""
     first, second = device.put("categories", name="first"), device.put("categories", name="second")
     device.apply(first, second)
     device.apply(

@@ -88,7 +88,7 @@ def test_a_revived_row_is_created_anew(device: Device, t: Times) -> None:
 
 
 def test_patches_of_different_fields_both_survive(device: Device, t: Times) -> None:
-    """Concurrent patches of different fields both survive, in whichever order they arrive."""
+    """Concurrent patches of different fields both survive, in whichever order they arrive (I9)."""
     for first, second in ((2, 3), (3, 2)):
         row = key()
         device.apply(device.put("notes", row, at=t[1], title="one"))
@@ -100,6 +100,7 @@ def test_patches_of_different_fields_both_survive(device: Device, t: Times) -> N
 
 def test_the_later_patch_of_a_field_wins(device: Device, t: Times) -> None:
     """Of two patches of one field the later clock wins although it arrived first; the earlier one is superseded."""
+    # Invariant (I9).
     row = key()
     device.apply(device.put("notes", row, at=t[1], title="one"))
     device.apply(device.patch("notes", row, at=t[3], color="late"))
@@ -144,7 +145,7 @@ def test_a_put_below_a_later_put_is_superseded(device: Device, t: Times) -> None
 
 
 def test_a_delete_beats_every_earlier_write(device: Device, t: Times) -> None:
-    """A delete beats the puts and patches before it, those that arrive later included."""
+    """A delete beats the puts and patches before it, those that arrive later included (I10)."""
     row = key()
     device.apply(device.put("notes", row, at=t[1], title="one"))
     device.apply(device.delete("notes", row, at=t[4]))
@@ -196,7 +197,7 @@ def test_deleting_what_never_was_leaves_a_tombstone(device: Device, t: Times) ->
 
 
 def test_a_write_that_changes_nothing_visible_takes_no_version(device: Device, t: Times) -> None:
-    """Deleting a deleted row again, later, is applied without a new version."""
+    """Deleting a deleted row again, later, is applied without a new version (I12)."""
     row = key()
     device.apply(device.put("notes", row, at=t[1], title="one"))
     (gone,) = device.apply(device.delete("notes", row, at=t[2]))
@@ -209,7 +210,7 @@ def test_a_write_that_changes_nothing_visible_takes_no_version(device: Device, t
 
 
 def test_repeating_a_value_moves_updated_at(device: Device, t: Times) -> None:
-    """A later write that only repeats a value moves `updated_at`, so it takes a version."""
+    """A later write that only repeats a value moves `updated_at`, so it takes a version (I12)."""
     row = key()
     (first,) = device.apply(device.put("notes", row, at=t[1], title="one"))
     (second,) = device.apply(device.patch("notes", row, at=t[2], title="one"))
@@ -269,7 +270,7 @@ def story(row: str, t: Times) -> list[tuple[str, int, Json]]:
 
 @pytest.mark.parametrize("order", list(permutations(range(5)))[::7])
 def test_the_order_of_arrival_does_not_matter(device: Device, t: Times, order: tuple[int, ...]) -> None:
-    """Writes that are all accepted leave the same document in any order of arrival, sent twice or once."""
+    """Writes that are all accepted leave the same document in any order of arrival, sent twice or once (I7)."""
     row = key()
     device.apply(device.delete("notes", row, at=t[0]))
     writes: list[Any] = [

@@ -42,7 +42,7 @@ def test_a_reference_names_a_visible_row(device: Device, parent: Json) -> None:
 
 
 def test_a_reference_stays_within_its_scope(service: Service, device: Device, parent: Json) -> None:
-    """A row of another scope is not there for a reference, not even one that the caller may read."""
+    """A row of another scope is not there for a reference, not even one that the caller may read (I21)."""
     other = service.device()
     assert refusal(other, other.put("holders", parent_id=parent["row"])) == ("rejected", "ref_missing")
     first, second = service.workspace(owner=device), service.workspace(owner=device)
@@ -115,7 +115,7 @@ def test_a_restricted_row_stops_the_whole_cascade(device: Device, parent: Json) 
 
 
 def test_a_cascade_past_its_limit_is_rejected(launch: Launcher) -> None:
-    """A cascade of more rows than the limit is a rejection, never a `retry`, and takes nothing."""
+    """A cascade of more rows than the limit is a rejection, never a `retry`, and takes nothing (I22)."""
     device = launch(env={"TIDEMARK_CASCADE_LIMIT": "10"}).service.device()
     parent, small = device.put("parents"), device.put("parents")
     parts = [device.put("parts", parent_id=parent["row"]) for _ in range(30)]
@@ -147,7 +147,7 @@ def test_unique_values_compare_byte_by_byte(device: Device, twin: str) -> None:
 
 
 def test_uniqueness_stays_within_its_scope(service: Service) -> None:
-    """Two scopes may hold the same unique value."""
+    """Two scopes may hold the same unique value (I21)."""
     ada, bob = service.device(), service.device()
     ada.apply(ada.put("categories", name="same"))
     bob.apply(bob.put("categories", name="same"))
@@ -165,7 +165,7 @@ def test_a_unique_violation_leaves_its_neighbours_alone(device: Device) -> None:
 
 
 def test_what_a_database_cannot_index_is_no_retry(device: Device) -> None:
-    """A value that a database may refuse to index is applied or rejected, and its neighbours are applied."""
+    """A value that a database may refuse to index is applied or rejected, and its neighbours are applied (I22)."""
     big = secrets.token_urlsafe(20_000)
     before, odd, after = device.push(
         device.put("texts", value="before"), device.put("texts", value=big), device.put("texts", value="after")

@@ -56,7 +56,7 @@ def test_a_delete_sent_again_deletes_nothing_new(device: Device) -> None:
 
 
 def test_a_spent_reading_stays_rejected(device: Device) -> None:
-    """A mutation once rejected is rejected again, even when it would pass by now."""
+    """A mutation once rejected is rejected again, even when it would pass by now (I24)."""
     parent = key()
     holder = device.put("holders", parent_id=parent)
     (first,) = device.push(holder)
@@ -89,7 +89,7 @@ def test_a_spent_unique_violation_stays_rejected(device: Device) -> None:
 
 
 def test_a_mutation_rejected_with_its_group_is_spent(device: Device) -> None:
-    """A mutation answered `group_rejected` is rejected again when it comes alone."""
+    """A mutation answered `group_rejected` is rejected again when it comes alone (I24)."""
     good = device.put("notes", title="good", group="g")
     results = device.push(good, device.put("notes", group="g"))
     assert [result["status"] for result in results] == ["rejected", "rejected"]
@@ -120,7 +120,7 @@ def shared(service: Service) -> tuple[Device, Device, str]:
 
 
 def test_a_verdict_outlives_the_right_to_write(service: Service) -> None:
-    """A mutation applied before its author lost the right to write is `applied` again with its version."""
+    """A mutation applied before its author lost the right to write is `applied` again with its version (I23)."""
     editor, owner, scope = shared(service)
     put = editor.put("tasks", title="t", scope=scope)
     (first,) = editor.apply(put)
@@ -153,7 +153,7 @@ def test_a_verdict_outlives_the_row_being_taken(service: Service) -> None:
 
 
 def test_a_verdict_outlives_the_schema_number(device: Device) -> None:
-    """A mutation applied once is `applied` again under a number that the service does not serve."""
+    """A mutation applied once is `applied` again under a number that the service does not serve (I23)."""
     put = device.put("notes", title="t")
     (first,) = device.apply(put)
     (again,) = device.push(put, schema=4)
@@ -180,7 +180,7 @@ def test_a_verdict_belongs_to_its_author(service: Service) -> None:
 
 
 def test_any_interleaving_has_the_effect_of_one_sending(device: Device) -> None:
-    """Mutations sent again and again in any order leave what sending each once leaves."""
+    """Mutations sent again and again in any order leave what sending each once leaves (I8)."""
     writes: list[Json] = [device.put("notes", title="one", labels={"a": 1})]
     row = writes[0]["row"]
     writes.append(device.patch("notes", row, title="two", fields={"labels/b": 2}))

@@ -119,12 +119,12 @@ class Race:
 
 
 def test_no_change_is_skipped_under_load(service: Service) -> None:
-    """Readers and streams of a scope that six writers fill hold every acknowledged write, each head proved."""
+    """Readers and streams of a scope that six writers fill hold every acknowledged write, each head proved (I27)."""
     Race([service]).run()
 
 
 def test_no_change_is_skipped_over_two_processes(pair: tuple[Service, Service]) -> None:
-    """The same with writers, readers and streams spread over two processes."""
+    """The same with writers, readers and streams spread over two processes (I27)."""
     Race(pair).run()
 
 
@@ -187,7 +187,7 @@ def same_many_times(services: Sequence[Service]) -> None:
 
 
 def test_a_mutation_sent_many_times_at_once_has_one_effect(service: Service) -> None:
-    """One mutation sent eight times at once is applied with one version."""
+    """One mutation sent eight times at once is applied with one version (I8)."""
     same_many_times([service])
 
 
@@ -212,7 +212,7 @@ def no_dangling_reference(services: Sequence[Service]) -> None:
 
 
 def test_a_reference_never_dangles(service: Service) -> None:
-    """A child put and its parent deleted at once: one of the two is refused."""
+    """A child put and its parent deleted at once: one of the two is refused (I21)."""
     no_dangling_reference([service])
 
 
@@ -222,7 +222,7 @@ def test_a_reference_never_dangles_over_two_processes(pair: tuple[Service, Servi
 
 
 def test_groups_stay_whole_for_readers(service: Service) -> None:
-    """A reader at the head sees all rows of a group or none, while groups move a value from row to row."""
+    """A reader at the head sees all rows of a group or none, while groups move a value from row to row (I13)."""
     device = service.device()
     rows = [device.put("notes", title="n", position=100 if number == 0 else 0) for number in range(4)]
     device.apply(*rows)

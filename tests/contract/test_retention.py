@@ -48,7 +48,7 @@ def outlive(at: str) -> None:
 
 
 def test_an_old_write_to_an_unknown_row_is_too_old(device: Device) -> None:
-    """A put older than the horizon to an unknown row is `too_old`; a delete is `superseded`."""
+    """A put older than the horizon to an unknown row is `too_old`; a delete is `superseded` (I11)."""
     old = reading(wall() - 3_600_000)
     assert alone(device, device.put("notes", title="t", at=old)) == ("rejected", "too_old")
     assert alone(device, device.delete("notes", key(), at=old)) == ("superseded", None)
@@ -70,7 +70,7 @@ def test_an_old_write_to_a_known_row_is_no_matter(device: Device) -> None:
 
 
 def test_an_old_write_to_a_map_key_without_a_clock_is_too_old(device: Device) -> None:
-    """An old write to a map key without a clock is `too_old`, unless a later clock stands above it."""
+    """An old write to a map key without a clock is `too_old`, unless a later clock stands above it (I11)."""
     before = device.clock.tick()
     put = device.put("notes", title="t", labels={"a": 1})
     after = device.clock.tick()
@@ -117,7 +117,7 @@ def test_a_watermark_below_the_floor_is_reset(device: Device) -> None:
 
 
 def test_a_first_pull_in_pages_is_not_reset_by_an_old_floor(device: Device) -> None:
-    """A pull that begins after the floor goes through in pages of one, though its first versions lie below it."""
+    """A pull that begins after the floor goes through in pages of one, though its first versions lie below it (I31)."""
     _, living = forgotten(device)
     pages = list(device.pages(limit=1))
     assert {change["row"] for page in pages for change in changes(page["scopes"])} == living

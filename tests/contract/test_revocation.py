@@ -115,7 +115,7 @@ def revoke_in_a_storm(writer: Device, manager: Device, member: Device, scope: st
 
 @pytest.mark.parametrize("attempt", range(3))
 def test_revocation_is_as_strong_as_the_order_of_commits(service: Service, device: Device, attempt: int) -> None:
-    """No change committed after a membership's end was answered reaches the former member."""
+    """No change committed after a membership's end was answered reaches the former member (I39)."""
     owner, manager = service.device(), service.device()
     scope = service.workspace(owner=manager, editor=owner, viewer=device)
     revoke_in_a_storm(owner, manager, device, scope)
@@ -123,7 +123,7 @@ def test_revocation_is_as_strong_as_the_order_of_commits(service: Service, devic
 
 @pytest.mark.parametrize("attempt", range(3))
 def test_revocation_holds_over_processes(pair: tuple[Service, Service], attempt: int) -> None:
-    """The same when the writer, the manager and the member speak to different processes."""
+    """The same when the writer, the manager and the member speak to different processes (I39)."""
     here, there = pair
     owner, manager, member = here.device(), here.device(), here.device()
     scope = here.workspace(owner=manager, editor=owner, viewer=member)

@@ -168,7 +168,7 @@ def test_what_is_no_frame_closes_at_any_time(device: Device, frame: str | bytes)
     ],
 )
 def test_a_frame_with_wrong_fields_is_refused_and_the_stream_lives(device: Device, frame: dict[str, Any]) -> None:
-    """An unknown `t`, wrong fields, or a room not joined are answered by an error; the connection lives."""
+    """An unknown `t`, wrong fields, or a room not joined are answered by an error; the connection lives (I41)."""
     with Stream(device) as stream:
         stream.welcome()
         stream.send(frame)
@@ -232,5 +232,5 @@ def ends(service: Service) -> dict[str, int | None]:
 
 @pytest.mark.parametrize(("kind", "code"), [("alone", 4401), ("renewed", None), ("badly renewed", 4401)])
 def test_a_stream_lives_as_long_as_its_token(ends: dict[str, int | None], kind: str, code: int | None) -> None:
-    """An expired token closes with 4401 at the latest 5 s after, unless a good `auth` frame renewed it."""
+    """An expired token closes with 4401 at the latest 5 s after, unless a good `auth` frame renewed it (I41)."""
     assert ends[kind] == code

@@ -68,7 +68,7 @@ def test_a_hello_from_elsewhere_is_reset(device: Device) -> None:
 
 
 def test_live_changes_follow_each_other(device: Device) -> None:
-    """Live frames, of own writes too, begin where the one before ended."""
+    """Live frames, of own writes too, begin where the one before ended (I38)."""
     with following(device) as follower:
         for number in range(20):
             (result,) = device.apply(device.put("notes", title=str(number)))
@@ -77,7 +77,7 @@ def test_live_changes_follow_each_other(device: Device) -> None:
 
 
 def test_a_live_frame_holds_whole_commits(device: Device) -> None:
-    """The mutations of one group arrive in one frame."""
+    """The mutations of one group arrive in one frame (I38)."""
     with Stream(device, held(device).watermark) as stream:
         stream.welcome()
         for _ in range(5):

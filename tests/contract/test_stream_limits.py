@@ -90,6 +90,7 @@ def stalled(device: Device) -> Stream:
 
 def test_a_reader_that_stops_reading_is_told_behind(running: Running) -> None:
     """A reader too slow for its buffer gets `behind` for what it missed, and follows on; others are not held up."""
+    # Invariant (I40).
     device = running.service.device()
     before = running.resident
     sleepers = [stalled(device) for _ in range(6)]

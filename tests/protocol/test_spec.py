@@ -112,6 +112,18 @@ def test_every_number_cited_is_an_invariant() -> None:
     assert {number for numbers in citations().values() for number in numbers} <= set(stated)
 
 
+def test_every_invariant_is_held() -> None:
+    """Appendix B names every invariant, and tests that cite it."""
+    rows = table("", "in short", "held by")
+    stated = re.findall(r"^> \*\*I(\d+)\*\* ", SPEC, re.MULTILINE)
+    assert [number for number, *_ in rows] == [f"I{number}" for number in stated]
+    cited = citations()
+    for number, _, files in rows:
+        assert files, f"{number} is held by no test"
+        for file in files.split(", "):
+            assert int(number[1:]) in cited.get(f"tests/{file}.py", set()), f"{file} does not cite {number}"
+
+
 def citations() -> dict[str, set[int]]:
     """For each file of tests the numbers it cites, written like `(I7)` or `(I7, I8)`."""
     found = {}
