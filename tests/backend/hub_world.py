@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 
 from tidemark.store.base import FeedRow, Run, Saved, ScopeState, Transaction, Unavailable
 from tidemark.store.memory import MemoryStore
@@ -36,6 +36,8 @@ class SlowStore(MemoryStore):
         super().__init__(DECLARATION, chance=bytes)
         self.turns = turns
         self.away = False
+        self.after_memberships: Callable[[], Awaitable[None]] | None = None
+        """What happens once, right after memberships were looked up."""
 
     async def linger(self) -> None:
         """Let others have their turns."""
@@ -62,6 +64,9 @@ class SlowStore(MemoryStore):
         """As the store below, late."""
         await self.linger()
         found = await super().memberships(user)
+        meanwhile, self.after_memberships = self.after_memberships, None
+        if meanwhile is not None:
+            await meanwhile()
         await self.linger()
         return found
 
@@ -106,6 +111,8 @@ class World:
             buffer=buffer,
             poll_interval=3_600_000,
         )
+        self.late: list[Commit] = []
+        """Commits of this process that its hub has not been told of yet."""
         self.unread: dict[str, set[int]] = {scope: set() for scope in SCOPES}
         """Versions that were committed while ada was no member."""
 
@@ -113,8 +120,10 @@ class World:
         """Whether ada may read."""
         return scope == OWN or (scope, "ada") in self.store.roles
 
-    async def commit(self, scope: str, rows: list[tuple[str, bool]], *, size: int = 0, here: bool = True) -> None:
-        """Write rows (name, deleted) in one commit, by this process or another one."""
+    async def commit(
+        self, scope: str, rows: list[tuple[str, bool]], *, size: int = 0, here: bool = True, late: bool = False
+    ) -> None:
+        """Write rows (name, deleted) in one commit, by this process (its hub hears of it at once or later) or not."""
 
         async def body(transaction: Transaction) -> Commit:
             state = (await transaction.lock([scope], [scope]))[scope]
@@ -135,6 +144,14 @@ class World:
         if not self.is_member(scope):
             self.unread[scope] |= set(range(commit.after + 1, commit.state.head + 1))
         if here:
+            self.late.append(commit)
+        if here and not late:
+            self.deliver()
+
+    def deliver(self) -> None:
+        """The hub hears of the commits it has not heard of, in their order."""
+        commits, self.late = self.late, []
+        for commit in commits:
             self.hub.committed(commit)
 
     async def set_member(self, scope: str, role: str | None, *, here: bool = True) -> None:
@@ -186,6 +203,7 @@ class Peer:
         self.ends: dict[str, int] = {}
         self.jumps: set[str] = set()
         self.kinds: list[str] = []
+        self.eager = False
         self._work: asyncio.Task[None] | None = None
 
     async def open(self, watermark: dict[str, str] | None = None, scopes: list[str] | None = None) -> None:

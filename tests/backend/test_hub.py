@@ -20,15 +20,17 @@ BUFFER = 1_500
 scopes = st.sampled_from(SCOPES)
 shared = st.sampled_from((SHARED, OTHER))
 rows = st.lists(st.tuples(st.sampled_from("abcdef"), st.booleans()), min_size=1, max_size=3)
+places = st.sampled_from(["here", "here", "here late", "elsewhere"])
 actions = st.one_of(
-    st.tuples(st.just("commit"), scopes, rows, st.sampled_from([0, 0, 400, 2_000]), st.booleans()),
-    st.tuples(st.just("commit"), scopes, rows, st.just(0), st.booleans()),
+    st.tuples(st.just("commit"), scopes, rows, st.sampled_from([0, 0, 400, 2_000]), places),
+    st.tuples(st.just("commit"), scopes, rows, st.just(0), places),
+    st.tuples(st.just("deliver")),
     st.tuples(st.just("tell"), scopes),
     st.tuples(st.just("look")),
     st.tuples(st.just("read"), st.integers(1, 4)),
-    st.tuples(st.just("turns"), st.integers(1, 6)),
     st.tuples(st.just("pause"), scopes),
     st.tuples(st.just("resume"), scopes, st.booleans()),
+    st.tuples(st.just("again"), scopes, st.integers(0, 12)),
     st.tuples(st.just("member"), shared, st.booleans(), st.booleans()),
     st.tuples(st.just("away"), st.booleans()),
 )
@@ -37,8 +39,10 @@ actions = st.one_of(
 async def act(world: World, peer: Peer, action: tuple[Any, ...]) -> None:
     """Let one thing happen."""
     match action:
-        case ("commit", scope, written, size, here):
-            await world.commit(scope, written, size=size, here=here)
+        case ("commit", scope, written, size, place):
+            await world.commit(scope, written, size=size, here=place != "elsewhere", late=place == "here late")
+        case ("deliver",):
+            world.deliver()
         case ("tell", scope):
             world.tell(scope)
         case ("look",):
@@ -47,11 +51,16 @@ async def act(world: World, peer: Peer, action: tuple[Any, ...]) -> None:
             await world.set_member(scope, "viewer" if joins else None, here=here)
         case ("away", away):
             world.store.away = away
-        case ("turns", count):
-            for _ in range(count):
-                await asyncio.sleep(0)
         case _:
             await ask(peer, action)
+
+
+async def take_turns(peer: Peer, count: int) -> None:
+    """Let everybody else go on; an eager peer reads whatever comes."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+        while peer.eager and peer.waiting:
+            await peer.read()
 
 
 async def ask(peer: Peer, action: tuple[Any, ...]) -> None:
@@ -63,6 +72,10 @@ async def ask(peer: Peer, action: tuple[Any, ...]) -> None:
                     await peer.read()
         case ("pause", scope):
             peer.follower.pause([scope])
+        case ("again", scope, turns):
+            peer.follower.pause([scope])
+            await take_turns(peer, turns)
+            await ask(peer, ("resume", scope, False))
         case ("resume", scope, from_own):
             marks = peer.watermark(scope) if from_own else {}
             peer.jumps.update(marks)
@@ -73,6 +86,7 @@ async def ask(peer: Peer, action: tuple[Any, ...]) -> None:
 async def converge(world: World, peer: Peer) -> None:
     """Let all be well again, and see that the replica is what the store holds."""
     world.store.away = False
+    world.deliver()
     for _ in range(2):
         world.look()
         await settle(peer)
@@ -88,15 +102,16 @@ async def converge(world: World, peer: Peer) -> None:
 
 @settings(max_examples=400, deadline=None)
 @given(
-    turns=st.lists(st.integers(0, 4), min_size=1, max_size=8),
+    turns=st.lists(st.integers(0, 6), min_size=1, max_size=8),
     before=st.lists(st.tuples(scopes, rows), max_size=4),
     members=st.sets(shared),
-    history=st.lists(actions, max_size=40),
+    eager=st.booleans(),
+    history=st.lists(st.tuples(st.integers(0, 8), actions), min_size=15, max_size=60),
 )
 def test_a_replica_on_the_stream_holds_what_the_store_holds(
-    turns: list[int], before: list[tuple[str, Any]], members: set[str], history: list[tuple[Any, ...]]
+    turns: list[int], before: list[tuple[str, Any]], members: set[str], eager: bool, history: list[tuple[int, Any]]
 ) -> None:
-    """Commits here and elsewhere, wakes lost, late, doubled, slow readers, outages, membership: no gap, no repeat."""
+    """Whatever commits, wakes, readers, outages and members do, all is told once, and to members alone (I38, I39)."""
 
     async def scenario() -> None:
         world = World(cycle(turns), BUFFER)
@@ -106,8 +121,10 @@ def test_a_replica_on_the_stream_holds_what_the_store_holds(
         for scope, written in before:
             await world.commit(scope, written)
         peer = Peer(world)
+        peer.eager = eager
         await peer.open()
-        for action in history:
+        for pause, action in history:
+            await take_turns(peer, pause)
             await act(world, peer, action)
         await converge(world, peer)
         await peer.close()
@@ -195,7 +212,7 @@ async def test_a_commit_larger_than_the_buffer_is_behind() -> None:
 
 
 async def test_a_slow_reader_is_told_behind_once() -> None:
-    """Whatever a slow reader misses, its memory here stays bounded and one `behind` stands for it."""
+    """Whatever a slow reader misses, its memory here stays bounded and one `behind` stands for it (I40)."""
     async with opened() as (world, peer):
         for _ in range(50):
             await world.commit(SHARED, [("a", False)], size=400)
@@ -258,7 +275,7 @@ async def test_a_paused_scope_resumes_where_it_stood() -> None:
 
 @pytest.mark.parametrize("here", [True, False])
 async def test_a_former_member_gets_nothing_more(here: bool) -> None:
-    """A commit after the end of a membership is not sent, even if nobody told of that end."""
+    """A commit after the end of a membership is not sent, even if nobody told of that end (I39)."""
     async with opened() as (world, peer):
         await world.set_member(SHARED, None, here=False)
         await world.commit(SHARED, [("a", False)], here=here)
@@ -266,6 +283,25 @@ async def test_a_former_member_gets_nothing_more(here: bool) -> None:
         await settle(peer)
         assert peer.kinds[-1] == "ScopeRevoked"
         assert SHARED not in peer.rows
+
+
+@pytest.mark.parametrize("here", [True, False])
+async def test_a_membership_that_ends_during_hello(here: bool) -> None:
+    """Rights looked up before a membership ended do not count for what was committed after (I39)."""
+    async with opened(scopes=[OWN]) as (world, _):
+
+        async def end() -> None:
+            await world.set_member(SHARED, None, here=here)
+            await world.commit(SHARED, [("a", False)], here=here)
+
+        world.store.after_memberships = end
+        late = Peer(world)
+        await late.open()
+        await world.commit(SHARED, [("b", False)], here=here)
+        world.tell(SHARED)
+        await settle(late)
+        assert SHARED not in late.rows
+        await late.close()
 
 
 async def test_a_gained_scope_comes_from_the_beginning() -> None:

@@ -122,7 +122,7 @@ def rows_at(log: dict[int, tuple[str, Any]], head: int) -> dict[str, Any]:
 def test_any_runs_in_any_order_give_the_state_at_the_watermark(
     history: tuple[dict[int, tuple[str, Any]], list[Run]],
 ) -> None:
-    """Whatever runs come, late, doubled or out of order, the rows are those of the version that the replica names."""
+    """Whatever runs come, late, doubled or out of order, the rows are those of the version named (I34)."""
     # Invariant (I34).
     log, runs = history
     copy, rows = Copy(), dict[str, Any]()

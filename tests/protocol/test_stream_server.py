@@ -172,7 +172,7 @@ TABLE: dict[State, dict[Event, tuple[str, State]]] = {
 
 @pytest.mark.parametrize(("state", "event"), list(product(State, Event)))
 def test_every_event_in_every_state(state: State, event: Event) -> None:
-    """The table of transitions is total and true."""
+    """The table of transitions is total and true (I41)."""
     stream = stream_in(state)
     effects, after = TABLE[state][event]
     if effects == NOT_NOW:
