@@ -125,7 +125,7 @@ def test_every_invariant_is_held() -> None:
 
 
 def citations() -> dict[str, set[int]]:
-    """For each file of tests the numbers it cites, written like `(I7)` or `(I7, I8)`."""
+    """For each file of tests the numbers it cites, in round brackets, with commas between them."""
     found = {}
     for path in sorted((ROOT / "tests").rglob("*.py")):
         groups = re.findall(r"\((I\d+(?:, I\d+)*)\)", path.read_text(encoding="utf-8"))
