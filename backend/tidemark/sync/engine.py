@@ -76,7 +76,6 @@ class Engine:
         self._history = History(store, self.access)
         self._housekeeping = Housekeeping(
             store=store,
-            declaration=declaration,
             now=now,
             owner=self.node,
             interval=settings.housekeeping_interval,

@@ -1,22 +1,24 @@
 """What the merge of a batch must know of the database, loaded in sets.
 
-The merge runs on what is known, notes what it misses (assuming the best), and is run again when that has been loaded:
-so a batch costs a round trip for each depth of dependence, never one for each row.
+What the mutations themselves name is loaded before. The merge runs on what is known, notes what it misses (assuming
+the best), and is run again when that has been loaded: so a batch costs a round trip for each depth of dependence, never
+one for each row.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from msgspec import Struct
 
 from tidemark.store.base import FeedRow, RowKey, ScopeState, Transaction
-from tidemark_protocol.schema import Declaration
+from tidemark_protocol.model import Declaration
 
-from .feed import row_hash
+from .feed import row_hash, values_of
 from .journal import Event, decode, spent_hash
+from .prepare import Prepared
 
 Referring = tuple[str, str, str, str]
 """(scope, entity, field, target): which rows of the entity name the target in that field."""
@@ -37,10 +39,11 @@ class Needs(Struct):
 
 
 class Facts:
-    """What is known so far, within one transaction."""
+    """What is known so far, within one transaction. `reach` bounds the rows that are loaded ahead of a cascade."""
 
-    def __init__(self, declaration: Declaration) -> None:
+    def __init__(self, declaration: Declaration, reach: int) -> None:
         self._declaration = declaration
+        self._reach = reach
         self.scopes: dict[str, ScopeState] = {}
         self.roles: dict[tuple[str, str], str] = {}
         self.rows: dict[RowKey, FeedRow | None] = {}
@@ -58,6 +61,33 @@ class Facts:
         for row in await tx.load(wanted):
             self.rows[RowKey(row.scope, row.entity, row.row)] = row
             self.places[row.entity, row.row].add(row.scope)
+
+    def named(self, mutations: Iterable[Prepared]) -> Needs:
+        """What mutations of locked scopes will need as far as they say it themselves: the rows that they write and
+        refer to, who holds the unique values that they set, and who refers to what they delete.
+        """
+        needs = Needs()
+        for prepared in mutations:
+            write, entity, scope = prepared.write, prepared.declared, prepared.scope
+            if write is None or entity is None or scope not in self.scopes:
+                continue
+            needs.rows.add(RowKey(scope, entity.name, prepared.row))
+            for field in entity.refs:
+                target = write.values.get(field.name)
+                if target is not None and field.ref is not None:
+                    needs.rows.add(RowKey(scope, field.ref, str(target)))
+            for fields in entity.unique:
+                values = values_of(write.values, fields)
+                if values is not None:
+                    needs.holders.add((scope, entity.name, fields, values))
+            if write.op == "delete":
+                needs.referring.update(self._referring_to(RowKey(scope, entity.name, prepared.row)))
+        return needs
+
+    def _referring_to(self, target: RowKey) -> Iterator[Referring]:
+        for entity, field in self._declaration.referrers[target.entity]:
+            if field.on_delete != "keep":
+                yield target.scope, entity.name, field.name, target.row
 
     async def load_spent(self, tx: Transaction, hashes: set[int]) -> None:
         for row in await tx.spent(hashes) if hashes else ():
@@ -84,21 +114,25 @@ class Facts:
                         self.recorded[found].append(event)
 
     async def _load_referring(self, tx: Transaction, needs: set[Referring]) -> None:
-        by_field: dict[tuple[str, str, str], set[str]] = defaultdict(set)
-        for scope, entity, field, target in needs:
-            self.referring[scope, entity, field, target] = []
-            by_field[scope, entity, field].add(target)
-        for (scope, entity, field), targets in by_field.items():
-            for target, row in await tx.referring(scope, entity, field, targets):
-                self.referring[scope, entity, field, target].append(row)
-        await self.load_rows(
-            tx,
-            (
-                RowKey(scope, entity, row)
-                for scope, entity, field, t in needs
-                for row in self.referring[scope, entity, field, t]
-            ),
-        )
+        """Who refers to these rows, and where that is a cascade, who refers to those in turn."""
+        found = 0
+        while needs and found <= self._reach:
+            by_field: dict[tuple[str, str, str], set[str]] = defaultdict(set)
+            for scope, entity, field, target in needs:
+                self.referring[scope, entity, field, target] = []
+                by_field[scope, entity, field].add(target)
+            keys: list[RowKey] = []
+            needs = set()
+            for (scope, entity, field), targets in by_field.items():
+                cascades = self._declaration.entities[entity].fields[field].on_delete == "cascade"
+                for target, row in await tx.referring(scope, entity, field, targets):
+                    self.referring[scope, entity, field, target].append(row)
+                    keys.append(RowKey(scope, entity, row))
+                    if cascades:
+                        needs.update(self._referring_to(keys[-1]))
+            await self.load_rows(tx, keys)
+            needs -= self.referring.keys()
+            found += len(keys)
 
     async def _load_holders(self, tx: Transaction, needs: set[Holding]) -> None:
         by_index: dict[tuple[str, str, tuple[str, ...]], set[tuple[Any, ...]]] = defaultdict(set)

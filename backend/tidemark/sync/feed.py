@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any, Final
 
@@ -10,7 +11,7 @@ import msgspec
 from tidemark.store.base import FeedRow, RowImage, RowKey
 from tidemark_protocol import clock
 from tidemark_protocol.merge import RowState, split
-from tidemark_protocol.schema import Entity
+from tidemark_protocol.model import Entity, Field
 
 _encoder: Final = msgspec.json.Encoder()
 _decoder: Final = msgspec.json.Decoder(dict[str, Any])
@@ -23,7 +24,7 @@ def key_values(entity: Entity, row: str) -> dict[str, str]:
     return {columns[0]: row} if len(columns) == 1 else dict(zip(columns, row.split(":"), strict=True))
 
 
-def document(entity: Entity, row: str, state: RowState) -> str:
+def document(entity: Entity, row: str, state: RowState) -> bytes:
     """A live row's document as it travels (SPEC 5): key, declared fields, `created_at`, `updated_at`."""
     doc: dict[str, Any] = key_values(entity, row)
     fields = state.fields
@@ -31,7 +32,7 @@ def document(entity: Entity, row: str, state: RowState) -> str:
         doc[name] = fields.get(name)
     doc["created_at"] = state.created_at
     doc["updated_at"] = clock.instant(state.latest)
-    return _encoder.encode(doc).decode()
+    return _encoder.encode(doc)
 
 
 def to_feed(key: RowKey, state: RowState, version: int, doc: str | None, arrived: int) -> FeedRow:
@@ -60,6 +61,12 @@ def from_feed(entity: Entity, held: FeedRow) -> RowState:
     return RowState(held.root, False, {name: doc.get(name) for name in entity.fields}, clocks, created)
 
 
+def held_state(held: FeedRow) -> RowState:
+    """The same of any entity, declared or not any more: `fields` of a live row hold its whole document."""
+    clocks = _clocks.decode(held.clocks) if held.clocks else {}
+    return RowState(held.root, held.deleted, _decoder.decode(held.doc), clocks)
+
+
 def image(key: RowKey, state: RowState, *, new: bool) -> RowImage:
     return RowImage(key, state.fields, state.created_at, clock.instant(state.latest), new)
 
@@ -76,6 +83,18 @@ def is_removed_key(state: RowState, path: str) -> bool:
         return False
     field, key = split(path)
     return key not in (state.fields.get(field) or {})
+
+
+def target_of(state: RowState, field: Field) -> str | None:
+    """The key of the row that a reference names; an integer is a key by its text."""
+    value = state.fields.get(field.name)
+    return None if value is None else str(value)
+
+
+def values_of(row: Mapping[str, Any], fields: tuple[str, ...]) -> tuple[Any, ...] | None:
+    """A row's values under a unique index; None when one is null, since nulls never collide."""
+    values = tuple(row.get(name) for name in fields)
+    return None if None in values else values
 
 
 def row_hash(entity: str, row: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -23,10 +23,10 @@ _OUTCOMES = ("applied", "superseded", "rejected", "member")
 _CURSOR = re.compile(r"([0-9]{1,18})\.([0-9]{1,9})")
 _TIME = re.compile(r"[0-9-]{10}[Tt][0-9:]{8}(\.[0-9]{1,6})?([Zz]|[+-][0-9]{2}:[0-9]{2})")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_CHUNK = 200
+_CHUNK = 100
 """Journal entries read at once."""
-_MAX_CHUNKS = 50
-"""Chunks that one request may read in search of what its filters let pass; `next` goes on from there."""
+_MAX_EVENTS = 20_000
+"""Events that one request may look at in search of what its filters let pass; `next` goes on from there."""
 
 
 class Place(NamedTuple):
@@ -55,15 +55,16 @@ class Filter(Struct, frozen=True):
     ascending: bool = False
     limit: int = 100
 
-    def passes(self, event: Event, place: Place) -> bool:
+    def covers(self, place: Place) -> bool:
+        return (self.after is None or place > self.after) and (self.before is None or place < self.before)
+
+    def passes(self, event: Event) -> bool:
         return (
             (self.entity is None or event.entity == self.entity)
             and (self.row is None or event.row == self.row)
             and (self.user is None or event.user == self.user)
             and (self.client is None or event.client == self.client)
             and (self.outcome is None or event.outcome == self.outcome)
-            and (self.after is None or place > self.after)
-            and (self.before is None or place < self.before)
         )
 
 
@@ -86,11 +87,27 @@ class History:
         return encode({"events": events, "next": None if following is None else str(following)})
 
     async def _collect(self, wanted: Filter, scopes: list[str]) -> tuple[list[dict[str, Any]], Place | None]:
+        """Events that pass, and the place to go on from; None at the end."""
         found: list[dict[str, Any]] = []
         last: Place | None = None
+        seen = 0
+        async for place, entry, event in self._walk(wanted, scopes):
+            if not wanted.covers(place):
+                continue
+            passes = wanted.passes(event)
+            if seen == _MAX_EVENTS or (passes and len(found) == wanted.limit):
+                return found, last
+            if passes:
+                found.append(_wire(entry, place, event))
+            last = place
+            seen += 1
+        return found, None
+
+    async def _walk(self, wanted: Filter, scopes: list[str]) -> AsyncIterator[tuple[Place, JournalRow, Event]]:
+        """Every event of the entries that may hold what is wanted, in the order asked for."""
         after, before = _entry_bounds(wanted)
         hashes = None if wanted.entity is None or wanted.row is None else [row_hash(wanted.entity, wanted.row)]
-        for _ in range(_MAX_CHUNKS):
+        while True:
             entries = await self._store.events(
                 EventQuery(
                     scopes=scopes,
@@ -103,21 +120,16 @@ class History:
                     limit=_CHUNK,
                 )
             )
-            for place, entry, event in _walk(entries, ascending=wanted.ascending):
-                if not wanted.passes(event, place):
-                    continue
-                if len(found) == wanted.limit:
-                    return found, last
-                found.append(_wire(entry, place, event))
-                last = place
+            for entry in entries:
+                events = [(Place(entry.id, index), entry, event) for index, event in enumerate(decode(entry))]
+                for step in events if wanted.ascending else reversed(events):
+                    yield step
             if len(entries) < _CHUNK:
-                return found, None
+                return
             if wanted.ascending:
                 after = entries[-1].id
             else:
                 before = entries[-1].id
-        edge = entries[-1].id
-        return found, Place(edge, 999_999_999) if wanted.ascending else Place(edge, 0)
 
 
 def read_filter(parameters: Mapping[str, str]) -> Filter:
@@ -165,7 +177,8 @@ def _bound(name: str, text: str) -> tuple[Place | None, int]:
         return Place(int(cursor[1]), int(cursor[2])), 0
     if _TIME.fullmatch(text) is not None:
         try:
-            return None, (datetime.fromisoformat(text.upper()) - _EPOCH) // timedelta(milliseconds=1)
+            # Entries bear whole milliseconds: a bound between two of them begins with the later one.
+            return None, -((_EPOCH - datetime.fromisoformat(text.upper())) // timedelta(milliseconds=1))
         except (ValueError, OverflowError) as fault:
             raise RequestError("malformed", f"{name}: {fault}") from fault
     raise RequestError("malformed", f"{name} is an RFC 3339 time or a cursor")
@@ -178,15 +191,12 @@ def _entry_bounds(wanted: Filter) -> tuple[int | None, int | None]:
     return after, before
 
 
-def _walk(entries: list[JournalRow], *, ascending: bool) -> Iterator[tuple[Place, JournalRow, Event]]:
-    for entry in entries:
-        places = [(Place(entry.id, index), entry, event) for index, event in enumerate(decode(entry))]
-        yield from places if ascending else reversed(places)
-
-
 def _wire(entry: JournalRow, place: Place, event: Event) -> dict[str, Any]:
     """An event as it travels."""
-    told: dict[str, Any] = {
+    error = None
+    if event.code is not None:
+        error = {"code": event.code, "message": event.message, "field": event.field}
+    return {
         "id": str(place),
         "time": clock.instant_of_millis(entry.arrived),
         "scope": event.scope if event.scope is not None else entry.scope,
@@ -197,14 +207,12 @@ def _wire(entry: JournalRow, place: Place, event: Event) -> dict[str, Any]:
         "at": event.at or None,
         "user": event.user,
         "client": event.client or None,
-        "version": event.version,
+        "version": event.version if event.outcome == "applied" else None,
         "set": event.names,
         "overwrote": event.overwrote,
         "values": event.values,
         "won": event.won,
         "reason": event.reason,
+        "error": error,
         "by": event.by,
     }
-    if event.code is not None:
-        told["error"] = {"code": event.code, "message": event.message, "field": event.field}
-    return told

@@ -6,16 +6,17 @@ References and uniqueness never look beyond the row's scope.
 from __future__ import annotations
 
 from collections import defaultdict
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from tidemark.store.base import RowKey
 from tidemark_protocol.errors import Rejection
-from tidemark_protocol.merge import RowState
-from tidemark_protocol.schema import Entity
+from tidemark_protocol.model import Entity, Field
 
 from . import rules
 from .batch import Cell, Done, Stop, Unit
 from .facts import Holding, Referring
+from .feed import target_of, values_of
 from .journal import Event
 
 if TYPE_CHECKING:
@@ -39,23 +40,27 @@ class Integrity:
         if state is None or not state.visible:
             return
         for field in entity.refs:
-            target = state.fields.get(field.name)
+            target = target_of(state, field)
             if target is not None:
                 self._referring[key.scope, key.entity, field.name, target].add(key.row)
         for fields in entity.unique:
-            values = _values(state, fields)
+            values = values_of(state.fields, fields)
             if values is not None:
                 self._holding[key.scope, key.entity, fields, values].add(key.row)
 
     def check(self, unit: Unit, done: list[Done], events: list[tuple[str, Event]]) -> None:
-        """Raise Stop at the first mutation that the outcome does not bear; carries out `cascade` and `set_null`."""
+        """Raise Stop at the first mutation that the outcome does not bear; carries out `cascade` and `set_null`.
+
+        These come first: everything is checked as the unit leaves it.
+        """
+        gone = {deed.index: self._follow(unit, deed, events) for deed in done if self._takes_away(deed)}
         for deed in done:
             entity = deed.cell.entity
             try:
                 if entity.refs:
                     self._check_references(deed)
-                if self._merge.declaration.referrers[entity.name]:
-                    self._follow_deletion(unit, deed, events)
+                if deed.index in gone:
+                    self._check_restricted(gone[deed.index])
                 if entity.unique:
                     self._check_unique(deed)
                 if rules.has_rules(entity):
@@ -66,47 +71,59 @@ class Integrity:
     # ── references ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _check_references(self, deed: Done) -> None:
-        """A reference set by this write names a visible row of the scope."""
+        """A reference set by this write, and by none that came later, names a visible row of the scope."""
         left = self._merge.cell(deed.key).state
-        if left is None or not left.visible or deed.write.op == "delete":
+        if left is None or not left.visible:
             return
         for field in deed.cell.entity.refs:
-            if field.ref is None or field.name not in deed.write.values:
-                continue
-            target = left.fields.get(field.name)
-            if target is None:
+            target = target_of(left, field)
+            if target is None or field.ref is None or left.clocks.get(field.name, left.root) != deed.write.at:
                 continue
             key = RowKey(deed.key.scope, field.ref, target)
             unknown = key not in self._merge.facts.rows and key not in self._merge.cells
             if not self._merge.cell(key).visible and not unknown:
                 raise Rejection("ref_missing", f"{field.name} names no row of {field.ref}", field.name)
 
-    def _follow_deletion(self, unit: Unit, deed: Done, events: list[tuple[str, Event]]) -> None:
-        """What refers to a row that went, and what follows from it."""
-        if self._merge.cell(deed.key).visible or deed.before is None or not deed.before.visible:
-            return
-        pending = [deed.key]
+    def _takes_away(self, deed: Done) -> bool:
+        """Whether this write took away a visible row that others may refer to, and the unit left it so."""
+        return (
+            deed.write.op == "delete"
+            and bool(self._merge.declaration.referrers[deed.key.entity])
+            and deed.before is not None
+            and deed.before.visible
+            and not self._merge.cell(deed.key).visible
+        )
+
+    def _follow(self, unit: Unit, deed: Done, events: list[tuple[str, Event]]) -> list[RowKey]:
+        """Carry out what follows from a row that went; gives it and the rows that went with it."""
+        gone = [deed.key]
         budget = self._merge.limits.cascade
-        while pending:
-            gone = pending.pop()
-            for entity, field in self._merge.declaration.referrers[gone.entity]:
-                if field.on_delete == "keep":
+        for key in gone:
+            for entity, field in self._merge.declaration.referrers[key.entity]:
+                if field.on_delete not in {"cascade", "set_null"}:
                     continue
-                for key in self._referrers(gone, entity.name, field.name):
-                    if field.on_delete == "restrict":
-                        raise Rejection("ref_in_use", f"rows of {entity.name} refer to it by {field.name}")
+                for other in self._referrers(key, entity.name, field):
                     budget -= 1
                     if budget < 0:
-                        raise Rejection("constraint_violation", "the delete reaches more rows than a cascade may")
+                        fault = Rejection("constraint_violation", "the delete reaches more rows than a cascade may")
+                        raise Stop(deed.index, fault)
                     values = {} if field.on_delete == "cascade" else {field.name: None}
-                    events.append(self._merge.write_for(unit, key, field.on_delete, values, deed.write.at))
+                    events.append(self._merge.write_for(unit, other, field.on_delete, values, deed.write.at))
                     if field.on_delete == "cascade":
-                        pending.append(key)
+                        gone.append(other)
+        return gone
 
-    def _referrers(self, gone: RowKey, entity: str, field: str) -> list[RowKey]:
+    def _check_restricted(self, gone: list[RowKey]) -> None:
+        """No visible row refers by `restrict` to one that went."""
+        for key in gone:
+            for entity, field in self._merge.declaration.referrers[key.entity]:
+                if field.on_delete == "restrict" and self._referrers(key, entity.name, field):
+                    raise Rejection("ref_in_use", f"rows of {entity.name} refer to it by {field.name}")
+
+    def _referrers(self, gone: RowKey, entity: str, field: Field) -> list[RowKey]:
         """Visible rows that name the row that went."""
         merge = self._merge
-        need: Referring = (gone.scope, entity, field, gone.row)
+        need: Referring = (gone.scope, entity, field.name, gone.row)
         if need not in merge.facts.referring:
             merge.needs.referring.add(need)
         rows = dict.fromkeys(merge.facts.referring.get(need, ()))
@@ -115,7 +132,7 @@ class Integrity:
         for row in rows:
             key = RowKey(gone.scope, entity, row)
             state = merge.cell(key).state
-            if state is not None and state.visible and state.fields.get(field) == gone.row:
+            if state is not None and state.visible and target_of(state, field) == gone.row:
                 found.append(key)
         return found
 
@@ -129,15 +146,15 @@ class Integrity:
             return
         before = merge.undone(key).state
         for fields in deed.cell.entity.unique:
-            values = _values(left, fields)
-            if values is None or (before is not None and before.visible and _values(before, fields) == values):
+            values = values_of(left.fields, fields)
+            if values is None or (before is not None and before.visible and values_of(before.fields, fields) == values):
                 continue
             need: Holding = (key.scope, key.entity, fields, values)
             if need not in merge.facts.holders:
                 merge.needs.holders.add(need)
             for row in {*merge.facts.holders.get(need, ()), *self._holding.get(need, ())} - {key.row}:
                 other = merge.cell(RowKey(key.scope, key.entity, row)).state
-                if other is not None and other.visible and _values(other, fields) == values:
+                if other is not None and other.visible and values_of(other.fields, fields) == values:
                     raise Rejection("unique_violation", f"another row holds the same {', '.join(fields)}", fields[0])
 
     def swapped(self) -> set[RowKey]:
@@ -152,7 +169,7 @@ class Integrity:
             for row in rows:
                 key = RowKey(scope, entity, row)
                 cell = self._merge.cells.get(key)
-                if cell is None or not cell.visible or cell.state is None or _values(cell.state, fields) == values:
+                if cell is None or not cell.visible or self._holds_now(key, fields, values):
                     continue
                 if any(
                     self._holds_now(RowKey(scope, entity, other), fields, values)
@@ -166,7 +183,8 @@ class Integrity:
 
     def _holds_now(self, key: RowKey, fields: tuple[str, ...], values: tuple[Any, ...]) -> bool:
         cell = self._merge.cells.get(key)
-        return cell is not None and cell.visible and cell.state is not None and _values(cell.state, fields) == values
+        state = None if cell is None else cell.state
+        return state is not None and state.visible and values_of(state.fields, fields) == values
 
     # ── rules ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -185,11 +203,14 @@ class Integrity:
             when = "patch" if before is not None else "put"
             row = after.fields
         rules.check(
-            entity, rules.Deed(when, deed.key.scope, entity.name, deed.key.row, unit.principal.user, row, before)
+            entity,
+            rules.Deed(
+                when,
+                deed.key.scope,
+                entity.name,
+                deed.key.row,
+                unit.principal.user,
+                MappingProxyType(row),
+                None if before is None else MappingProxyType(before),
+            ),
         )
-
-
-def _values(state: RowState, fields: tuple[str, ...]) -> tuple[Any, ...] | None:
-    """A row's values under a unique index; None when one is null, since nulls never collide."""
-    values = tuple(state.fields.get(name) for name in fields)
-    return None if None in values else values

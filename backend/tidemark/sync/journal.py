@@ -11,26 +11,22 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from tidemark.store.base import JournalEntry, JournalRow
+from tidemark_protocol import rows
 from tidemark_protocol.errors import Rejection
 from tidemark_protocol.messages import Result, VerdictError
 
-from .feed import hash63, row_hash
-from .prepare import Prepared
+from .feed import row_hash
+from .prepare import Prepared, reading_hash
 
 Outcome = Literal["applied", "superseded", "rejected", "member"]
-
-_OWN_AFFAIR: Final = frozenset(
-    {"invalid_mutation", "unknown_entity", "invalid_scope", "forbidden", "invalid_row", "invalid_clock"}
-)
-"""Codes of what was forbidden or malformed: such a rejection belongs to its author's own scope (SPEC 7)."""
 
 
 class Event(Struct, array_like=True, gc=False):
     """One mutation's fate as the journal keeps it; new members go to the end, with defaults.
 
     `names` is what it set (None: the whole row), `overwrote` path → the visible value that it replaced, `values` what
-    a superseded or rejected write carried, `won` path → the later clock that won over it. `by` names the mutation's
-    author where the server wrote on its behalf (`cascade`, `set_null`).
+    a superseded or rejected write carried, `won` path → the later clock that won over it. `by` is `cascade` or
+    `set_null` where the server wrote because of this user's delete.
     """
 
     outcome: Outcome
@@ -55,24 +51,12 @@ class Event(Struct, array_like=True, gc=False):
 
 
 _encoder: Final = msgspec.json.Encoder()
-_sorted: Final = msgspec.json.Encoder(order="sorted")
 _events: Final = msgspec.json.Decoder(list[Event])
 
 
-def content_hash(prepared: Prepared) -> int:
-    """The 63 bits that tell one content of a reading from another: op and fields as they were sent."""
-    sent = prepared.sent
-    return hash63(_sorted.encode([sent.op, None if sent.op == "delete" else sent.fields]))
-
-
-def reading_hash(user: str, prepared: Prepared) -> int:
-    """The key of a spent reading: user, scope, entity, row and clock."""
-    return hash63(_encoder.encode((user, prepared.scope, prepared.entity, prepared.row, prepared.at)))
-
-
 def spent_hash(event: Event) -> int:
-    """The same key, of a recorded rejection."""
-    return hash63(_encoder.encode((event.user, event.scope, event.entity, event.row, event.at)))
+    """What finds a recorded rejection by its reading."""
+    return reading_hash(event.user, event.scope, event.entity, event.row, event.at)
 
 
 def decode(row: JournalRow) -> list[Event]:
@@ -84,11 +68,10 @@ def commit_entry(scope: str, arrived: int, events: list[Event]) -> JournalEntry:
     return JournalEntry(scope, arrived, _encoder.encode(events).decode(), sorted(hashes))
 
 
-def rejection_entry(own: str, user: str, client: str, arrived: int, prepared: Prepared, why: Rejection) -> JournalEntry:
-    """The entry of one rejected mutation; indexed by its reading when it names one."""
+def rejection(user: str, client: str, prepared: Prepared, why: Rejection) -> Event:
+    """What is kept of a rejected mutation."""
     sent = prepared.sent
-    scope = own if why.code in _OWN_AFFAIR else prepared.scope
-    event = Event(
+    return Event(
         outcome="rejected",
         op=sent.op if isinstance(sent.op, str) else "",
         entity=prepared.entity,
@@ -97,16 +80,24 @@ def rejection_entry(own: str, user: str, client: str, arrived: int, prepared: Pr
         user=user,
         client=client,
         version=0,
-        content=content_hash(prepared),
+        content=prepared.content,
         values=sent.fields,
         code=why.code,
         message=why.message,
         field=why.field,
         scope=prepared.scope,
     )
-    spent = reading_hash(user, prepared) if prepared.addressed else None
-    hashes = [row_hash(prepared.entity, prepared.row)] if prepared.addressed else []
-    return JournalEntry(scope, arrived, _encoder.encode([event]).decode(), hashes, spent)
+
+
+def rejection_entry(scope: str, arrived: int, event: Event, reading: int | None) -> JournalEntry:
+    """The entry of one rejection in the journal of `scope`; found by its reading when it names one."""
+    hashes = [] if reading is None else [row_hash(event.entity, event.row)]
+    return JournalEntry(scope, arrived, _encoder.encode([event]).decode(), hashes, reading)
+
+
+def may_know(prepared: Prepared) -> bool:
+    """Whether a verdict but a rejection can have been recorded: it names a row of a scope that there could be."""
+    return prepared.reading is not None and rows.SCOPE.fullmatch(prepared.scope) is not None
 
 
 def is_of(event: Event, user: str, prepared: Prepared) -> bool:
@@ -133,5 +124,8 @@ def rejected(seq: int, why: Rejection) -> Result:
     return Result(seq, "rejected", error=VerdictError(why.code, why.message, why.field))
 
 
-def told_again(event: Event) -> Rejection:
-    return Rejection(event.code or "rule", event.message or "", event.field)
+class ToldAgain(Rejection):
+    """The rejection that `event` recorded, given again."""
+
+    def __init__(self, event: Event) -> None:
+        super().__init__(event.code or "rule", event.message or "", event.field)

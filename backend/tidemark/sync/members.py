@@ -38,7 +38,8 @@ class Members:
         self._pause = pause
 
     async def list(self, principal: Principal, scope: str) -> dict[str, str]:
-        """Who has which role. RequestError `forbidden` unless for an admin, or a member whose role manages."""
+        """Who has which role. RequestError `malformed`; `forbidden` but for admins and members whose role manages."""
+        _parsed(scope)
         members = await self._store.members(scope)
         role = members.get(principal.user)
         known = bool(members) or bool(await self._store.states([scope]))
@@ -93,11 +94,11 @@ class Members:
 
     def _check_names(self, principal: Principal, scope: str, user: str) -> str:
         """The own scope of `user`; RequestError when a name cannot be one."""
+        kind = _parsed(scope)
         try:
-            kind, _ = rows.parse_scope(scope)
             own = rows.user_scope(user)
         except ValueError as fault:
-            raise RequestError("malformed", str(fault)) from fault
+            raise RequestError("malformed", f"user: {fault}") from fault
         if kind != USER and kind not in self._roles and principal.admin:
             raise RequestError("malformed", f"no scopes of kind {kind} are declared")
         return own
@@ -110,6 +111,14 @@ class Members:
         declared = self._roles.get(scope.partition(":")[0], {})
         if role is not None and role not in declared:
             raise RequestError("unknown_role", f"the declared roles are {', '.join(declared)}")
+
+
+def _parsed(scope: str) -> str:
+    """The scope's kind."""
+    try:
+        return rows.parse_scope(scope)[0]
+    except ValueError as fault:
+        raise RequestError("malformed", f"scope: {fault}") from fault
 
 
 def _is_shared(scope: str) -> bool:

@@ -9,16 +9,16 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import structlog
 from msgspec import Struct
 
-from tidemark.store.base import ConstraintFailed, RowKey, RowTaken, Store, Transaction, Unavailable
+from tidemark.store.base import ConstraintFailed, RowTaken, Store, Transaction, Unavailable
 from tidemark_protocol.errors import Rejection, RequestError
 from tidemark_protocol.messages import Mutation, Result, VerdictError
 from tidemark_protocol.schema import Declaration
 
-from . import journal
 from .access import Access, Principal
 from .batch import Limits, Unit
 from .commit import CommitListener
@@ -32,7 +32,8 @@ MAX_BATCH = 2_000
 """Mutations that one transaction takes at most, unless a single request holds more."""
 MAX_ROUNDS = 64
 """Rounds of loading facts before a batch is given up: deeper chains of cascades than this are refused."""
-_TAKEN_RETRIES = 4
+_TAKEN_RETRIES = 3
+"""Times that a batch is run again at once because a key changed hands, before the mutation is sought that wants it."""
 
 
 class Request(Struct):
@@ -101,7 +102,7 @@ class Pipeline:
         self._node = node
         self._now = now
         self._committed = committed
-        self._preparer = Preparer(declaration)
+        self._preparer = Preparer(declaration, limits.max_doc)
         self._writers = writers
         self._patience = patience
         self._pause = pause
@@ -157,7 +158,11 @@ class Pipeline:
         self._start()
 
     def _next_batch(self) -> list[Request]:
-        """What waits first, with all that fits beside it; a request never overtakes an earlier one of its scopes."""
+        """What waits first, with all that fits beside it.
+
+        A request overtakes an earlier one of its scopes only if that one is found to need another scope as well, which
+        another process holds: so a process that stops stalls its own scope alone.
+        """
         batch: list[Request] = []
         held: set[str] = set(self._busy)
         kept: deque[Request] = deque()
@@ -190,6 +195,9 @@ class Pipeline:
         except Exception as bug:
             log.exception("push_failed", requests=len(batch))
             _fail(batch, bug)
+        except asyncio.CancelledError:
+            _fail(batch, RequestError("unavailable", "the service stops; nothing was answered", retry_after=1.0))
+            raise
         finally:
             self._busy.difference_update(scope for request in batch for scope in request.scopes)
 
@@ -219,24 +227,28 @@ class Pipeline:
             return
         try:
             merged = await self._transact(slices)
-        except ConstraintFailed as refused:
+        except (ConstraintFailed, RowTaken) as refused:
+            reason = str(refused).partition("\n")[0]
+            log.info("data_refused", reason=reason, units=sum(len(part.units) for part in slices))
             await self._settle_apart(slices, refused)
             return
+        for bug in merged.outcome.failures:
+            log.error("mutation_failed", exc_info=bug)
         for part in merged.deferred:
             part.request.units.extend(part.units)
         for commit in merged.outcome.commits:
             self._committed(commit)
         for part, results in zip(merged.settled, merged.outcome.results, strict=True):
-            part.request.clock = max(part.request.clock, _reflected(part.request, merged.outcome, merged.facts))
+            part.request.clock = max(part.request.clock, self._reflected(part.request, merged))
             part.request.take(results)
 
-    async def _settle_apart(self, slices: list[Slice], refused: ConstraintFailed) -> None:
+    async def _settle_apart(self, slices: list[Slice], refused: ConstraintFailed | RowTaken) -> None:
+        """In halves, in order, until a unit stands alone: that is the one to blame."""
         units = [Slice(part.request, [unit]) for part in slices for unit in part.units]
         if len(units) == 1:
             if units[0].units[0].doomed is not None:
                 raise refused
-            code = "unique_violation" if refused.unique else "constraint_violation"
-            units[0].units[0].doomed = Rejection(code, str(refused))
+            units[0].units[0].doomed = _doom(refused)
             await self._settle(units)
             return
         middle = len(units) // 2
@@ -248,21 +260,19 @@ class Pipeline:
             return await self._merge(tx, slices)
 
         for _ in range(_TAKEN_RETRIES):
-            try:
+            with suppress(RowTaken):
                 return await self._store.transact(body)
-            except RowTaken:
-                continue
-        raise Unavailable("a key keeps changing hands")
+        return await self._store.transact(body)
 
     async def _merge(self, tx: Transaction, slices: list[Slice]) -> Merged:
         """Lock, load, merge (again, as long as facts are missing), save."""
-        facts = Facts(self._declaration)
+        facts = Facts(self._declaration, self._limits.cascade)
         now = self._now()
         deferred = await self._lock(tx, facts, slices)
-        settled = [part for part in slices if part not in deferred]
-        mutations = [(unit, p) for part in settled for unit in part.units for p in unit.mutations]
-        await facts.load_spent(tx, {journal.reading_hash(u.principal.user, p) for u, p in mutations if p.addressed})
-        await facts.load_rows(tx, _named(mutations, facts))
+        settled = [part for part in slices if not any(part is other for other in deferred)]
+        mutations = [prepared for part in settled for unit in part.units for prepared in unit.mutations]
+        await facts.load_spent(tx, {p.reading for p in mutations if p.reading is not None})
+        await facts.load(tx, facts.named(mutations))
         for _ in range(MAX_ROUNDS):
             settlement = Settlement(
                 declaration=self._declaration,
@@ -277,7 +287,7 @@ class Pipeline:
                 break
             await facts.load(tx, settlement.needs)
         else:
-            raise ConstraintFailed("references reach deeper than a batch may follow", unique=False)
+            raise ConstraintFailed("its consequences reach deeper than a batch may follow", unique=False)
         outcome = settlement.outcome(results)
         if outcome.saved.scopes or outcome.saved.feed or outcome.saved.journal:
             await tx.save(outcome.saved)
@@ -297,11 +307,24 @@ class Pipeline:
             if scope != part.request.principal.own
         }
         shared = await tx.roles(pairs) if pairs else {}
-        facts.scopes = await tx.lock(own | {scope for scope, _ in shared}, own)
+        scopes = own | {scope for scope, _ in shared}
+        facts.scopes = await tx.lock(scopes, scopes)
         facts.roles = await tx.roles(list(shared)) if shared else {}
+        return [part for part in slices if any(s not in facts.scopes for s in self._readable(part.request, facts))]
+
+    def _readable(self, request: Request, facts: Facts) -> list[str]:
+        """Those of the request's scopes that its caller may know of."""
+        own, user = request.principal.own, request.principal.user
         return [
-            part for part in slices if any(_is_locked_elsewhere(part.request, s, facts) for s in part.request.scopes)
+            scope
+            for scope in request.scopes
+            if scope == own or self._access.grant_of(scope, facts.roles.get((scope, user))) is not None
         ]
+
+    def _reflected(self, request: Request, merged: Merged) -> str:
+        """The highest clock among the scopes that the verdicts reflect, as far as the caller may read them."""
+        clocks = merged.outcome.clocks
+        return max((clocks[scope] for scope in self._readable(request, merged.facts)), default="")
 
 
 def settle_slice(settlement: Settlement, part: Slice) -> list[Result]:
@@ -316,6 +339,15 @@ def settle_slice(settlement: Settlement, part: Slice) -> list[Result]:
     return results
 
 
+def _doom(refused: ConstraintFailed | RowTaken) -> Rejection:
+    """What a mutation is told that the database refuses; the reason may name what is not the caller's to know."""
+    if isinstance(refused, RowTaken):
+        return Rejection("row_taken", "the key is in use in another scope")
+    if refused.unique:
+        return Rejection("unique_violation", "another row holds the same values")
+    return Rejection("constraint_violation", "the database refuses this data")
+
+
 def _units(prepared: list[Prepared]) -> list[list[Prepared]]:
     """Neighbours with the same group together, everything else alone."""
     units: list[list[Prepared]] = []
@@ -327,20 +359,6 @@ def _units(prepared: list[Prepared]) -> list[list[Prepared]]:
             units.append([mutation])
         group = mutation.group
     return units
-
-
-def _named(mutations: list[tuple[Unit, Prepared]], facts: Facts) -> list[RowKey]:
-    """The rows that these mutations write, and those they refer to."""
-    keys: list[RowKey] = []
-    for _, prepared in mutations:
-        if prepared.write is None or prepared.declared is None or prepared.scope not in facts.scopes:
-            continue
-        keys.append(RowKey(prepared.scope, prepared.entity, prepared.row))
-        for field in prepared.declared.refs:
-            target = prepared.write.values.get(field.name)
-            if target is not None and field.ref is not None:
-                keys.append(RowKey(prepared.scope, field.ref, target))
-    return keys
 
 
 def _unavailable(units: list[Unit], reason: str) -> list[Result]:
@@ -357,18 +375,6 @@ def _is_closed(part: Slice) -> bool:
         part.request.units.extend(part.units)
         return True
     return False
-
-
-def _is_locked_elsewhere(request: Request, scope: str, facts: Facts) -> bool:
-    return scope not in facts.scopes and (
-        scope == request.principal.own or (scope, request.principal.user) in facts.roles
-    )
-
-
-def _reflected(request: Request, outcome: Outcome, facts: Facts) -> str:
-    """The highest clock among the request's scopes that its caller may see."""
-    mine = (s for s in request.scopes if s == request.principal.own or (s, request.principal.user) in facts.roles)
-    return max((outcome.clocks.get(scope, "") for scope in mine), default="")
 
 
 def _joined(units: list[Slice]) -> list[Slice]:

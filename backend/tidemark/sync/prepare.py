@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Final, Protocol
 
+import msgspec
 from msgspec import Struct
 
 from tidemark_protocol import clock, rows
@@ -12,22 +14,29 @@ from tidemark_protocol.errors import MUTATION_CODES, Rejection
 from tidemark_protocol.fields import compile_entity
 from tidemark_protocol.merge import Write
 from tidemark_protocol.messages import Mutation
-from tidemark_protocol.schema import Declaration, Entity
+from tidemark_protocol.model import ColumnType, Declaration, Entity
 
 from .access import Principal
+from .feed import hash63
 
 RANK: Final = {code: rank for rank, code in enumerate(MUTATION_CODES)}
 """The order of the checks: what is refused for two reasons is refused for the earlier."""
 
 _OPS: Final = ("put", "patch", "delete")
 _MAX_GROUP: Final = 64
+_LONGEST_SCOPE: Final = 32 + 1 + 3 * 128
+_WRAPPING: Final = len('["patch",]')
+_encoder: Final = msgspec.json.Encoder()
+_sorted: Final = msgspec.json.Encoder(order="sorted")
 
 
 class Prepared(Struct):
     """A mutation after the static checks: `write` when it passed them, else `fault`.
 
     `scope`, `entity`, `row` and `at` hold what was sent as far as it is text ("" otherwise), `scope` with the caller's
-    own in place of none; `declared` is None for an entity that is not declared.
+    own in place of none; `declared` is None for an entity that is not declared. `content` are the 63 bits that tell
+    one content of a reading from another: op and fields as they were sent, of a delete the op alone. `reading` are
+    those that name user, scope, entity, row and `at`; None where the journal could not know it again.
     """
 
     sent: Mutation
@@ -35,6 +44,8 @@ class Prepared(Struct):
     entity: str
     row: str
     at: str
+    content: int
+    reading: int | None
     declared: Entity | None = None
     write: Write | None = None
     fault: Rejection | None = None
@@ -44,9 +55,9 @@ class Prepared(Struct):
         return self.sent.group if isinstance(self.sent.group, str) else None
 
     @property
-    def addressed(self) -> bool:
-        """Whether it names a row and a reading, so that the journal can know it again."""
-        return bool(self.entity and self.row and self.at and self.scope)
+    def is_malformed(self) -> bool:
+        """Whether it names no row that there could be, or says nothing of it."""
+        return self.fault is not None and RANK[self.fault.code] < RANK["clock_ahead"]
 
 
 class _Validator(Protocol):
@@ -55,21 +66,27 @@ class _Validator(Protocol):
 
 
 class Preparer:
-    """Validators are compiled once, from the declaration."""
+    """Validators are compiled once, from the declaration. `max_doc` bounds a document, in bytes."""
 
-    def __init__(self, declaration: Declaration) -> None:
+    def __init__(self, declaration: Declaration, max_doc: int) -> None:
         self._entities = declaration.entities
+        self._max_doc = max_doc
         self._validators: Mapping[str, _Validator] = {
             name: compile_entity(entity) for name, entity in declaration.entities.items()
         }
 
     def prepare(self, principal: Principal, sent: Mutation) -> Prepared:
         scope = principal.own if sent.scope is None else _text(sent.scope)
-        ready = Prepared(sent, scope, _text(sent.entity), _text(sent.row), _text(sent.at))
+        entity, row, at = _text(sent.entity), _text(sent.row), _text(sent.at)
+        content = _sorted.encode([sent.op, None if sent.op == "delete" else sent.fields])
+        reading = reading_hash(principal.user, scope, entity, row, at) if scope and entity and row and at else None
+        ready = Prepared(sent, scope, entity, row, at, hash63(content), reading)
         try:
             self._check(ready)
         except Rejection as fault:
             ready.fault = fault
+        if len(content) - _WRAPPING > self._max_doc and (ready.write is not None or _is_too_deep(ready)):
+            self._check_size(ready)
         return ready
 
     def _check(self, ready: Prepared) -> None:
@@ -87,7 +104,9 @@ class Preparer:
         if entity is None:
             raise Rejection("unknown_entity", "no such entity is declared")
         ready.declared = entity
-        _check_scope(entity, ready.scope, sent.scope)
+        problem = _scope_problem(entity, ready.scope)
+        if problem is not None:
+            raise Rejection("invalid_scope", problem if sent.scope is not None else f"{problem}; name one")
         problem = rows.row_problem(entity, sent.row)
         if problem is not None:
             raise Rejection("invalid_row", problem)
@@ -100,18 +119,41 @@ class Preparer:
         values = validator.put(sent.fields) if sent.op == "put" else validator.patch(sent.fields)
         ready.write = Write(sent.op, ready.at, values)
 
+    def _check_size(self, ready: Prepared) -> None:
+        """Refuse what no document can hold, whatever stands on the row: a whole put, or one value of a patch."""
+        sent = ready.sent
+        wholes = [sent.fields] if sent.op == "put" else sent.fields.values()
+        if any(len(_encoder.encode(whole)) > self._max_doc for whole in wholes):
+            ready.write = None
+            ready.fault = Rejection("too_large", f"the document would hold more than {self._max_doc} bytes")
 
-def _check_scope(entity: Entity, scope: str, sent: object) -> None:
+
+def reading_hash(user: str, scope: str | None, entity: str, row: str, at: str) -> int:
+    """The 63 bits under which a spent reading is found."""
+    return hash63(_encoder.encode((user, scope, entity, row, at)))
+
+
+def _scope_problem(entity: Entity, scope: str) -> str | None:
+    """Why rows of an entity cannot live in a scope."""
+    judge = _judged_scope if len(scope) <= _LONGEST_SCOPE else _judged_scope.__wrapped__
+    return judge(entity.name, entity.scope.kind, entity.scope.type, scope)
+
+
+@lru_cache(maxsize=4096)
+def _judged_scope(entity: str, kind: str, id_type: ColumnType, scope: str) -> str | None:
+    """The same; remembered, since the same few scopes come again and again."""
     try:
-        kind, decoded = rows.parse_scope(scope)
+        named, decoded = rows.parse_scope(scope)
     except ValueError as fault:
-        raise Rejection("invalid_scope", str(fault)) from fault
-    if kind != entity.scope.kind:
-        needed = f"rows of {entity.name} live in scopes of kind {entity.scope.kind}"
-        raise Rejection("invalid_scope", needed if sent is not None else f"{needed}; name one")
-    problem = rows.id_problem(entity.scope.type, decoded)
-    if problem is not None:
-        raise Rejection("invalid_scope", f"the scope's id {problem}")
+        return str(fault)
+    if named != kind:
+        return f"rows of {entity} live in scopes of kind {kind}"
+    problem = rows.id_problem(id_type, decoded)
+    return None if problem is None else f"the scope's id {problem}"
+
+
+def _is_too_deep(ready: Prepared) -> bool:
+    return ready.fault is not None and ready.fault.code == "too_deep"
 
 
 def _text(value: object) -> str:

@@ -8,11 +8,12 @@ leaves (SPEC 6, revocation).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from tidemark.store.base import Run as StoredRun
 from tidemark.store.base import ScopeState, Store
 from tidemark_protocol import digest, watermark
 from tidemark_protocol.messages import PullRequest, Trailer, encode, run_bytes
@@ -23,13 +24,18 @@ from .hub import Hub
 
 
 class Page(Struct):
-    """Runs as bytes by scope; `more`: not everything was reached; `clock` is not below anything that it reflects."""
+    """Runs as bytes by scope; `more`: not everything was reached; `clock` is not below anything that it reflects.
+
+    `told` are the scopes that anything of this shows of, `marks` the watermarks of the runs.
+    """
 
     runs: dict[str, bytes]
     readable: list[str]
     revoked: list[str]
     more: bool
     clock: str
+    told: set[str]
+    marks: dict[str, str]
 
 
 class Puller:
@@ -50,7 +56,7 @@ class Puller:
         deadline = loop.time() + request.wait
         first: Page | None = None
         while True:
-            watched = {principal.own, *(await self._access.readable(principal))}
+            watched = {principal.own, *_covered(request, await self._access.readable(principal))}
             with self._hub.watch(watched) as watch:
                 page = await self._read(principal, request)
                 first = first or page
@@ -60,95 +66,116 @@ class Puller:
                 await watch.changed(left)
 
     async def lines(self, principal: Principal, request: PullRequest) -> AsyncIterator[bytes]:
-        """Runs one to a line, page after page until caught up, then the trailer."""
+        """Runs one to a line, page after page until caught up, then the trailer; the next page is read while one is
+        on its way.
+        """
         marks = dict(request.watermark or {})
-        while True:
-            page = await self._read(principal, replace(request, watermark=marks), marks)
-            for run in page.runs.values():
-                yield b"{%b}\n" % run
-            if not page.more:
-                yield encode(Trailer(page.readable, page.revoked, page.clock)) + b"\n"
-                return
 
-    async def _read(self, principal: Principal, request: PullRequest, progress: dict[str, str] | None = None) -> Page:
-        """One page, read under rights that held after it was read; `progress` takes the watermarks handed out."""
-        while True:
-            readable = await self._access.readable(principal)
-            page, marks = await self._collect(request, list(readable))
-            shared = [scope for scope in page.runs if scope != principal.own]
-            if shared:
-                still = await self._access.readable(principal)
-                if any(scope not in still for scope in shared):
-                    continue
-            if progress is not None:
-                progress.update(marks)
+        async def following() -> Page:
+            page = await self._read(principal, replace(request, watermark=marks))
+            marks.update(page.marks)
             return page
 
-    async def _collect(self, request: PullRequest, readable: list[str]) -> tuple[Page, dict[str, str]]:
+        clock = ""
+        page = await following()
+        ahead: asyncio.Task[Page] | None = None
+        try:
+            while True:
+                clock = max(clock, page.clock)
+                ahead = asyncio.create_task(following()) if page.more else None
+                for run in page.runs.values():
+                    yield b"{%b}\n" % run
+                if ahead is None:
+                    yield encode(Trailer(page.readable, page.revoked, clock)) + b"\n"
+                    return
+                page = await ahead
+        finally:
+            if ahead is not None:
+                ahead.cancel()
+                await asyncio.gather(ahead, return_exceptions=True)
+
+    async def _read(self, principal: Principal, request: PullRequest) -> Page:
+        """One page, read under rights that held after it was read."""
+        while True:
+            page = await self._collect(request, list(await self._access.readable(principal)))
+            shared = page.told - {principal.own}
+            if not shared or shared <= (await self._access.readable(principal)).keys():
+                return page
+
+    async def _collect(self, request: PullRequest, readable: list[str]) -> Page:
         given = request.watermark or {}
-        narrowed = None if request.scopes is None else set(request.scopes)
-        covered = [scope for scope in readable if narrowed is None or scope in narrowed]
-        revoked = sorted(set(given) - set(readable))
+        covered = _covered(request, readable)
         states = await self._store.states(covered)
-        page = Page({}, covered, revoked, False, "")
-        marks: dict[str, str] = {}
-        room = request.limit
+        page = Page({}, covered, sorted(set(given) - set(readable)), False, self._clock(""), set(), {})
+        changes, size = request.limit, self._buffer
         for scope in covered:
             state = states.get(scope, ScopeState(scope))
-            page.clock = max(page.clock, state.clock)
+            if state.clock > page.clock:
+                page.clock = state.clock
+                page.told.add(scope)
             start = self._start(given.get(scope), state, request.schema)
             if scope in given and not start.reset and start.after == state.head:
                 continue
-            if room <= 0:
+            if changes <= 0 or size <= 0:
                 page.more = True
                 continue
-            run, mark, count, clock, complete = await self._run(state, given.get(scope), request.schema, room)
-            page.runs[scope], marks[scope] = run, mark
-            page.clock = max(page.clock, clock)
-            page.more = page.more or not complete
-            room -= count
+            run = await self._run(state, given.get(scope), request.schema, changes, size)
+            page.runs[scope], page.marks[scope] = run.text, run.watermark
+            page.told.add(scope)
+            page.clock = max(page.clock, run.clock)
+            page.more = page.more or not run.complete
+            changes -= run.count
+            size -= len(run.text)
         page.clock = self._clock(page.clock)
-        return page, marks
+        return page
 
     def _start(self, given: str | None, state: ScopeState, schema: int) -> watermark.Start:
         return watermark.start(given, epoch=self._store.epoch, head=state.head, floor=state.floor, schema=schema)
 
-    async def _run(
-        self, state: ScopeState, given: str | None, schema: int, limit: int
-    ) -> tuple[bytes, str, int, str, bool]:
-        """One run, its watermark, its count, the scope's clock, and whether it reaches the head.
+    async def _run(self, state: ScopeState, given: str | None, schema: int, limit: int, size: int) -> _Run:
+        """One run of at most `limit` changes and about `size` bytes.
 
         Where it starts is judged by the state read before; if the snapshot's floor or head say otherwise, read again.
         """
         scope = state.scope
         while True:
             start = self._start(given, state, schema)
-            run = await self._store.run(scope, start.after, start.base, limit, self._buffer)
-            if run is None:
-                mark = str(Watermark(self._store.epoch, 0, 0, schema))
-                proof = digest.text(0, 0)
-                body = run_bytes(
-                    scope=scope, after=0, to=0, head=0, watermark=mark, digest=proof, reset=start.reset, changes=b""
-                )
-                return body, mark, 0, "", True
-            again = self._start(given, run.state, schema)
+            found = await self._store.run(scope, start.after, start.base, limit, size)
+            if found is None:
+                found = StoredRun(ScopeState(scope), 0, 0, b"")
+            again = self._start(given, found.state, schema)
             if (again.after, again.reset) == (start.after, start.reset):
                 break
-            state = run.state
-        head = run.state.head
-        mark = str(Watermark(self._store.epoch, run.to, start.base, schema))
-        complete = run.to == head
-        body = run_bytes(
+            state = found.state
+        head = found.state.head
+        complete = found.to == head
+        mark = str(Watermark(self._store.epoch, found.to, start.base, schema))
+        text = run_bytes(
             scope=scope,
             after=start.after,
-            to=run.to,
+            to=found.to,
             head=head,
             watermark=mark,
-            digest=digest.text(run.state.live, run.state.total) if complete else None,
+            digest=digest.text(found.state.live, found.state.total) if complete else None,
             reset=start.reset,
-            changes=run.body,
+            changes=found.body,
         )
-        return body, mark, run.count, run.state.clock, complete
+        return _Run(text, mark, found.count, found.state.clock, complete)
+
+
+class _Run(Struct):
+    """A run without its braces, its watermark and count, the scope's clock, and whether it reaches the head."""
+
+    text: bytes
+    watermark: str
+    count: int
+    clock: str
+    complete: bool
+
+
+def _covered(request: PullRequest, readable: Iterable[str]) -> list[str]:
+    narrowed = None if request.scopes is None else set(request.scopes)
+    return [scope for scope in readable if narrowed is None or scope in narrowed]
 
 
 def _body(page: Page) -> bytes:

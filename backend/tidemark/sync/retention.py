@@ -13,7 +13,6 @@ from msgspec.structs import replace
 from tidemark.store.base import FeedRow, RowKey, Store, Unavailable
 from tidemark_protocol import clock
 from tidemark_protocol.merge import RowState
-from tidemark_protocol.model import Declaration
 
 from . import feed
 
@@ -49,7 +48,6 @@ class Housekeeping:
         self,
         *,
         store: Store,
-        declaration: Declaration,
         now: Callable[[], int],
         owner: str,
         interval: int,
@@ -57,7 +55,6 @@ class Housekeeping:
         journal_retention: int,
     ) -> None:
         self._store = store
-        self._declaration = declaration
         self._now = now
         self._owner = owner
         self._interval = interval
@@ -99,10 +96,7 @@ class Housekeeping:
         edge = clock.floor_reading(max(horizon, 0))
         by_scope: dict[str, tuple[list[FeedRow], list[FeedRow]]] = defaultdict(lambda: ([], []))
         for row in found:
-            entity = self._declaration.entities.get(row.entity)
-            if entity is None:
-                continue
-            before = feed.from_feed(entity, row)
+            before = feed.held_state(row)
             after = without_forgotten(before, edge)
             dropped, rewritten = by_scope[row.scope]
             if after is None:

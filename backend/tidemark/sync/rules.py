@@ -9,7 +9,8 @@ A module named by `TIDEMARK_RULES` registers functions:
         return "a work period ends after it starts" if deed.row["end"] <= deed.row["start"] else None
 
 A text refuses the mutation (`rejected` / `rule`, with that text); None lets it pass. A rule is pure and quick: it runs
-inside the merge, and may run again for the same mutation.
+inside the merge, and may run again for the same mutation. One that raises, or gives anything else, has not judged: the
+mutation is put off, and the error is logged (SPEC 4).
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def rule(entity: str, *, when: tuple[When, ...] = ("put", "patch")) -> Callable[
 
 
 def check(entity: Entity, deed: Deed) -> None:
-    """Raise Rejection `rule` if a declared or registered rule refuses."""
+    """Raise Rejection `rule` if a declared or registered rule refuses; what a function raises, or TypeError."""
     for declared in entity.rules:
         if declared.when == deed.when and all(
             same_value(deed.row.get(name), value) for name, value in declared.refuse_if.items()
@@ -64,6 +65,8 @@ def check(entity: Entity, deed: Deed) -> None:
             raise Rejection("rule", declared.message)
     for function in _registered.get((entity.name, deed.when), ()):
         message = function(deed)
+        if message is not None and not isinstance(message, str):
+            raise TypeError(f"a rule of {entity.name} gave {message!r}, neither a text nor None")
         if message is not None:
             raise Rejection("rule", message)
 

@@ -6,6 +6,7 @@ Pure but for the rules it calls: no await, no clock, no database. Running it twi
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from copy import copy
 from typing import Any, Final
 
 from msgspec import UNSET, Struct
@@ -23,7 +24,7 @@ from .batch import Cell, Done, Limits, Stop, Unit
 from .commit import Commit
 from .facts import Facts, Needs
 from .integrity import Integrity
-from .journal import Event
+from .journal import Event, ToldAgain
 from .prepare import RANK, Prepared
 
 _AFTER_ACCESS: Final = RANK["forbidden"]
@@ -31,12 +32,15 @@ _AFTER_CLOCK: Final = RANK["clock_ahead"]
 
 
 class Outcome(Struct):
-    """What a batch comes to: a list of results for each unit, what to write, what to tell."""
+    """What a batch comes to: a list of results for each request, what to write, what to tell; `failures` are errors of
+    ours or of application rules, whose units were put off.
+    """
 
     results: list[list[Result]]
     saved: Saved
     commits: list[Commit]
     clocks: dict[str, str]
+    failures: list[Exception]
 
 
 class Settlement:
@@ -53,11 +57,13 @@ class Settlement:
         self.node = node
         self.needs = Needs()
         self.cells: dict[RowKey, Cell] = {}
-        self.scopes = {name: ScopeState(**_members(state)) for name, state in facts.scopes.items()}
+        self.scopes = {name: copy(state) for name, state in facts.scopes.items()}
+        self.failures: list[Exception] = []
         self._undo: dict[RowKey, Cell | None] = {}
         self._marks: dict[str, tuple[int, str]] = {}
         self._events: dict[str, list[Event]] = {}
         self._rejections: list[JournalEntry] = []
+        self._spent_here: dict[int, list[Event]] = {}
         self._horizon = now - limits.retention
         self.integrity = Integrity(self)
 
@@ -71,12 +77,16 @@ class Settlement:
                 results = self._attempt(unit, pinned)
             except Stop as stop:
                 self._roll_back()
-                prepared = unit.mutations[stop.index]
-                first = self._first_verdict(unit.principal.user, prepared)
+                first = self._first_verdict(unit, unit.mutations[stop.index], stop.fault)
                 if isinstance(first, Result):
                     pinned[stop.index] = first
                     continue
-                return self._refuse(unit, pinned, stop.index, first or stop.fault)
+                return self._refuse(unit, stop.index, first)
+            except Exception as bug:  # noqa: BLE001 - told with the outcome; neighbours must not suffer
+                self._roll_back()
+                bug.add_note(f"while settling {_names(unit)} of client {unit.client}")
+                self.failures.append(bug)
+                return [_retry(p.sent.seq, "unavailable", "it cannot be decided now") for p in unit.mutations]
             self._undo.clear()
             self._marks.clear()
             return results
@@ -94,41 +104,51 @@ class Settlement:
                     raise unit.doomed
                 results.append(self._one(unit, index, prepared, done, events))
             except (Rejection, Postponed) as fault:
-                raise Stop(index, fault) from fault
+                first = self._first_verdict(unit, prepared, fault)
+                if not isinstance(first, Result):
+                    raise Stop(index, first) from fault
+                results.append(first)
         self.integrity.check(unit, done, events)
         for scope, event in events:
             self._events.setdefault(scope, []).append(event)
         return results
 
-    def _refuse(
-        self, unit: Unit, pinned: Mapping[int, Result], index: int, fault: Rejection | Postponed
-    ) -> list[Result]:
+    def _refuse(self, unit: Unit, index: int, fault: Rejection | Postponed) -> list[Result]:
+        """One mutation of a unit is not accepted: none is, but for those that had been before."""
         if isinstance(fault, Postponed):
-            kept = Rejection("unavailable", "waits with its group")
+            kept = Postponed("unavailable", "waits with its group")
             errors = [fault if i == index else kept for i in range(len(unit.mutations))]
             return [_retry(p.sent.seq, e.code, e.message) for p, e in zip(unit.mutations, errors, strict=True)]
+        with_it = Rejection("group_rejected", f"mutation {unit.mutations[index].sent.seq} of its group was rejected")
         results = []
         for i, prepared in enumerate(unit.mutations):
-            if i in pinned:
-                results.append(pinned[i])
-                continue
-            why = (
-                fault
-                if i == index
-                else Rejection("group_rejected", f"mutation {unit.mutations[index].sent.seq} of its group was rejected")
-            )
-            results.append(journal.rejected(prepared.sent.seq, why))
-            if not self._is_told_again(unit.principal.user, prepared):
-                own = unit.principal.own
-                self._rejections.append(
-                    journal.rejection_entry(own, unit.principal.user, unit.client, self.now, prepared, why)
-                )
+            why: Result | Rejection | Postponed = fault
+            if i != index:
+                why = self._told_again(unit.principal.user, prepared) or self._first_verdict(unit, prepared, with_it)
+            if isinstance(why, Rejection):
+                self._record_rejection(unit, prepared, why)
+                why = journal.rejected(prepared.sent.seq, why)
+            if isinstance(why, Result):
+                results.append(why)
         return results
+
+    def _record_rejection(self, unit: Unit, prepared: Prepared, why: Rejection) -> None:
+        """Once: what is told again is there already. What its author may not write is the author's own affair."""
+        if isinstance(why, ToldAgain):
+            return
+        principal = unit.principal
+        foreign = prepared.is_malformed or not self._may_write(principal, prepared.scope)
+        event = journal.rejection(principal.user, unit.client, prepared, why)
+        scope = principal.own if foreign else prepared.scope
+        entry = journal.rejection_entry(scope, self.now, event, prepared.reading)
+        self._rejections.append(entry)
+        if prepared.reading is not None:
+            self._spent_here.setdefault(prepared.reading, []).append(event)
 
     def _roll_back(self) -> None:
         for key, cell in self._undo.items():
             if cell is None:
-                del self.cells[key]
+                self.cells.pop(key, None)
             else:
                 self.cells[key] = cell
         for scope, (head, at) in self._marks.items():
@@ -140,43 +160,51 @@ class Settlement:
     # ── first verdicts stand ─────────────────────────────────────────────────────────────────────────────────────────
 
     def _spent(self, user: str, prepared: Prepared) -> list[Event]:
-        if not prepared.addressed:
+        """Rejections of this very reading, recorded before or in this batch."""
+        if prepared.reading is None or not (self.facts.spent or self._spent_here):
             return []
-        found = self.facts.spent.get(journal.reading_hash(user, prepared), [])
+        found = self.facts.spent.get(prepared.reading, []) + self._spent_here.get(prepared.reading, [])
         return [e for e in found if journal.is_of(e, user, prepared) and e.scope == prepared.scope]
 
-    def _is_told_again(self, user: str, prepared: Prepared) -> bool:
-        return any(event.content == journal.content_hash(prepared) for event in self._spent(user, prepared))
+    def _told_again(self, user: str, prepared: Prepared) -> ToldAgain | None:
+        """The rejection that this very mutation had before."""
+        same = (event for event in self._spent(user, prepared) if event.content == prepared.content)
+        return next(map(ToldAgain, same), None)
 
     def _check_spent(self, user: str, prepared: Prepared) -> None:
         """A reading once rejected is spent: the same content is told the same again, another is `clock_reused`."""
         spent = self._spent(user, prepared)
         if not spent:
             return
-        content = journal.content_hash(prepared)
-        for event in spent:
-            if event.content == content:
-                raise journal.told_again(event)
+        again = self._told_again(user, prepared)
+        if again is not None:
+            raise again
         if any(event.code != "clock_reused" for event in spent):
             raise _reused()
 
-    def _first_verdict(self, user: str, prepared: Prepared) -> Result | Rejection | None:
-        """What the journal recorded for a mutation about to be refused: its verdict, or `clock_reused`."""
-        if not prepared.addressed or prepared.declared is None:
-            return None
+    def _first_verdict(
+        self, unit: Unit, prepared: Prepared, fault: Rejection | Postponed
+    ) -> Result | Rejection | Postponed:
+        """What a mutation about to be refused for `fault` is answered: the verdict that the journal recorded for it,
+        `clock_reused` where that was for another content, else the fault.
+
+        Until the journal has been asked, for the whole unit at once, the best is assumed.
+        """
+        if isinstance(fault, ToldAgain) or not journal.may_know(prepared):
+            return fault
         key = RowKey(prepared.scope, prepared.entity, prepared.row)
         if key not in self.facts.recorded:
-            self.needs.recorded.add(key)
-            return None
+            named = (RowKey(p.scope, p.entity, p.row) for p in unit.mutations if journal.may_know(p))
+            self.needs.recorded.update(key for key in named if key not in self.facts.recorded)
+            return Result(prepared.sent.seq, "applied")
         recorded = [
-            e
-            for e in self.facts.recorded[key]
-            if e.outcome in ("applied", "superseded") and journal.is_of(e, user, prepared)
+            event
+            for event in (*reversed(self._events.get(prepared.scope, ())), *self.facts.recorded[key])
+            if event.outcome in ("applied", "superseded") and journal.is_of(event, unit.principal.user, prepared)
         ]
         if not recorded:
-            return None
-        content = journal.content_hash(prepared)
-        same = [event for event in recorded if event.content == content]
+            return fault
+        same = [event for event in recorded if event.content == prepared.content]
         return journal.first_verdict(same[-1], prepared.scope, prepared.sent.seq) if same else _reused()
 
     # ── one mutation ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -199,7 +227,7 @@ class Settlement:
             and write.op == "delete"
             and clock.millis_of(write.at) < max(self._horizon, scope.horizon)
         ):
-            return self._superseded(unit, prepared, Effect("superseded", RowState(write.at, True, {})), events)
+            return self._superseded(unit, prepared, Effect("superseded", RowState("", True, {})), events)
         effect = merge.apply(cell.state, write)
         if effect.verdict == "clock_reused":
             raise _reused()
@@ -207,7 +235,7 @@ class Settlement:
             return self._superseded(unit, prepared, effect, events)
         if not effect.took_effect:
             return self._applied(prepared, effect, cell.version)
-        after = self._store(key, cell, effect.state, write.at)
+        after = self._store(key, cell, effect.state, write.at, self.limits.max_doc)
         done.append(Done(index, key, after, cell.state, effect, write))
         events.append((key.scope, self._event(unit, prepared, effect, after.version)))
         return self._applied(prepared, effect, after.version)
@@ -236,11 +264,15 @@ class Settlement:
         return scope
 
     def _check_access(self, principal: Principal, scope: str) -> ScopeState:
-        if scope != principal.own:
-            role = self.facts.roles.get((scope, principal.user))
-            if scope not in self.scopes or not allows(self.access.grant_of(scope, role), "write"):
-                raise Rejection("forbidden", "no such scope, or it may not be written")
+        if not self._may_write(principal, scope):
+            raise Rejection("forbidden", "no such scope, or it may not be written")
         return self.scopes[scope]
+
+    def _may_write(self, principal: Principal, scope: str) -> bool:
+        if scope == principal.own:
+            return True
+        role = self.facts.roles.get((scope, principal.user))
+        return scope in self.scopes and allows(self.access.grant_of(scope, role), "write")
 
     def _check_row(self, key: RowKey, cell: Cell, write: Write, horizon: int) -> None:
         if not cell.entity.key.per_scope and self._lives_elsewhere(key):
@@ -272,7 +304,7 @@ class Settlement:
         reason = "deleted" if effect.state.deleted and write is not None and write.op == "patch" else None
         event = self._event(unit, prepared, effect, 0)
         event.outcome, event.values, event.reason = "superseded", prepared.sent.fields, reason
-        event.won = _winners(effect.state, write.values if write is not None else {})
+        event.won = _winners(effect.state, write.values if write is not None else {}) if effect.state.root else None
         events.append((prepared.scope, event))
         return Result(prepared.sent.seq, "superseded", reason=UNSET if reason is None else reason)
 
@@ -295,7 +327,7 @@ class Settlement:
             user=unit.principal.user,
             client=unit.client,
             version=version,
-            content=journal.content_hash(prepared),
+            content=prepared.content,
             names=[path for path in prepared.write.values if path not in effect.superseded_paths]
             if patch and prepared.write is not None
             else None,
@@ -323,19 +355,21 @@ class Settlement:
             return Cell(entity, None, 0, None)
         return Cell(entity, feed.from_feed(entity, held), held.version, held)
 
-    def _store(self, key: RowKey, cell: Cell, after: RowState, at: str) -> Cell:
+    def _store(self, key: RowKey, cell: Cell, after: RowState, at: str, max_doc: int | None = None) -> Cell:
         """Put a row's new state in place; it takes a version if the visible document changes."""
         scope = self.scopes[key.scope]
+        version, doc = cell.version, cell.doc
+        shows = _shows(cell.state, after)
+        if shows and after.visible:
+            text = feed.document(cell.entity, key.row, after)
+            if max_doc is not None and len(text) > max_doc:
+                raise Rejection("too_large", f"the document would hold more than {max_doc} bytes")
+            doc = text.decode()
         self._undo.setdefault(key, self.cells.get(key))
         self._marks.setdefault(key.scope, (scope.head, scope.clock))
-        version, doc = cell.version, cell.doc
-        if _shows(cell.state, after):
+        if shows:
             scope.head += 1
             version = scope.head
-            doc = feed.document(cell.entity, key.row, after) if after.visible else None
-        size = len(doc.encode()) if doc is not None else 0
-        if size > self.limits.max_doc:
-            raise Rejection("too_large", f"the document would hold {size} bytes; {self.limits.max_doc} are allowed")
         scope.clock = max(scope.clock, at)
         stored = Cell(cell.entity, after, version, cell.held, doc)
         self.cells[key] = stored
@@ -403,7 +437,7 @@ class Settlement:
         moved_scopes = [state for name, state in self.scopes.items() if state != self.facts.scopes[name]]
         saved = Saved(moved_scopes, feed_rows, images, gone, sorted(swapped), entries + self._rejections)
         clocks = {name: state.clock for name, state in self.scopes.items()}
-        return Outcome(results, saved, list(self._commits(feed_rows, moved_scopes)), clocks)
+        return Outcome(results, saved, list(self._commits(feed_rows, moved_scopes)), clocks, self.failures)
 
     def _count(self, key: RowKey, held: FeedRow | None, row: FeedRow) -> None:
         """Move the scope's digest by what this row changes (SPEC 5)."""
@@ -426,8 +460,8 @@ class Settlement:
             yield Commit(after, state, len(shown), ",".join(map(feed.change, shown)).encode())
 
 
-def _members(state: ScopeState) -> dict[str, Any]:
-    return {name: getattr(state, name) for name in state.__struct_fields__}
+def _names(unit: Unit) -> str:
+    return ", ".join(f"{p.sent.seq} ({p.entity}/{p.row})" for p in unit.mutations[:5])
 
 
 def _retry(seq: int, code: str, message: str) -> Result:
