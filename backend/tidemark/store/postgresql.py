@@ -51,7 +51,9 @@ _SESSION: Final = {
 _WRITERS: Final = _SESSION | {"enable_hashjoin": "off", "enable_mergejoin": "off"}
 _CLIENT_PATIENCE: Final = 40.0
 """Seconds for one statement: more than the server's own limit, for a server that went away without a word."""
-_DRIVER: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+_GONE: Final = (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
+"""What a connection raises that was cut: asyncpg calls it internal when the cut is noticed within a statement."""
+_DRIVER: Final = (asyncpg.PostgresError, *_GONE)
 _DATA_CLASSES: Final = frozenset({"22", "23", "44", "54", "P0"})
 """SQLSTATE classes in which the data is to blame; P0 is what another program's trigger raises."""
 _AWAY_CLASSES: Final = frozenset({"08", "25", "28", "3D", "40", "53", "55", "57", "58"})
@@ -377,7 +379,7 @@ def _translated() -> Iterator[None]:
         if kind in _AWAY_CLASSES:
             raise Unavailable(str(error)) from error
         raise
-    except (asyncpg.InterfaceError, OSError, TimeoutError) as error:
+    except _GONE as error:
         raise Unavailable(str(error) or type(error).__name__) from error
 
 
