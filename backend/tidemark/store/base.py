@@ -50,7 +50,8 @@ class ScopeState(Struct):
     """A row of `sync_scope`: `head` the last version given, `floor` the version below which tombstones were forgotten
     (no watermark below it can be continued), `clock` the highest reading that took effect, `live` and `total` the
     digest's parts, `members` the number of the last change of members, `horizon` the latest horizon tombstones were
-    forgotten at (ms)."""
+    forgotten at (ms).
+    """
 
     scope: str
     head: int = 0
@@ -129,9 +130,10 @@ class Saved(Struct):
     journal: list[JournalEntry]
 
 
-class Run(NamedTuple):
+class Run(Struct, frozen=True):
     """One page of a scope's changes: `body` is the wire form of `count` changes joined by commas, in version order;
-    `to` is the last one's version (`state.head` when the page reaches it); `state` belongs to the same snapshot."""
+    `to` is the last one's version (`state.head` when the page reaches it); `state` belongs to the same snapshot.
+    """
 
     state: ScopeState
     count: int
@@ -149,7 +151,7 @@ class Transaction(Protocol):
         """The role of each (scope, user) that has one."""
 
     async def load(self, keys: Collection[RowKey]) -> list[FeedRow]:
-        """The feed's rows under these keys; for entities whose keys are unique over all scopes, those of other scopes too."""
+        """The feed's rows under these keys; unless an entity's keys are `per_scope`, those of other scopes too."""
 
     async def spent(self, hashes: Collection[int]) -> list[JournalRow]:
         """Entries of rejected readings by their hash."""
@@ -174,7 +176,8 @@ class Transaction(Protocol):
 
 class EventQuery(Struct, frozen=True):
     """Which journal entries to read: of `scopes`, of any of `rows` (hashes) if given, with `id` strictly between
-    `after` and `before`, arrived in [`since`, `until`) ms; newest first unless `ascending`."""
+    `after` and `before`, arrived in [`since`, `until`) ms; newest first unless `ascending`.
+    """
 
     scopes: Sequence[str]
     rows: Sequence[int] | None = None
@@ -200,17 +203,18 @@ class Store(Protocol):
         """Run `body` in one transaction; raises Unavailable when the database is away."""
 
     async def memberships(self, user: str) -> dict[str, str]:
-        """scope → role, of every scope the user is a member of."""
+        """Scope → role, of every scope the user is a member of."""
 
     async def members(self, scope: str) -> dict[str, str]:
-        """user → role."""
+        """User → role."""
 
     async def states(self, scopes: Collection[str]) -> dict[str, ScopeState]:
         """The present state of those that exist."""
 
     async def run(self, scope: str, after: int, base: int, limit: int, max_bytes: int) -> Run | None:
         """Changes above `after`, without tombstones at or under `base`; at least one, even beyond `max_bytes`.
-        None when the scope does not exist."""
+        None when the scope does not exist.
+        """
 
     async def events(self, query: EventQuery) -> list[JournalRow]: ...
 
@@ -223,7 +227,8 @@ class Store(Protocol):
     async def forget(self, scope: str, horizon: int, dropped: Sequence[FeedRow], rewritten: Sequence[FeedRow]) -> int:
         """Under the scope's lock, drop tombstones and rewrite clocks and residue (same version, same doc unless a
         tombstone), each only if its root, clocks and arrival are still those given (`rewritten` are compared by
-        version and arrival); raises floor to the highest version dropped and horizon to `horizon` (ms). How many."""
+        version and arrival); raises floor to the highest version dropped and horizon to `horizon` (ms). How many.
+        """
 
     async def forget_journal(self, before: int, limit: int) -> int:
         """Drop up to `limit` journal entries that arrived before that time; how many went."""

@@ -14,7 +14,7 @@ from .entities import read_entity
 from .tree import NAME, Declared, Faults, Reader, below, load, spell
 
 _KNOWN = ("schema", "oldest", "scopes", "entities", "changes")
-_MAX_NUMBER = 2**31 - 1
+_MAX_NUMBER = 999_999_999
 _KIND = re.compile(r"[a-z][a-z0-9_]{0,31}")
 # What a ref field's type must be, for each type of a single-column key; the joined text of several is text.
 _REF_TYPES = {"uuid": ("uuid",), "text": ("text",), "integer": ("integer", "text")}
