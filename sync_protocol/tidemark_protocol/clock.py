@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 READING = re.compile(r"[0-9a-f]{12}-[0-9a-f]{4}-[0-9a-f]{16}")
 NODE = re.compile(r"[0-9a-f]{16}")
@@ -37,7 +38,9 @@ def instant(at: str) -> str:
     return instant_of_millis(int(at[:12], 16))
 
 
+@lru_cache(maxsize=4096)
 def instant_of_millis(millis: int) -> str:
+    """A time as the protocol writes it; remembered, since a row's stamps and its neighbours' are mostly the same."""
     return (_EPOCH + timedelta(milliseconds=millis)).strftime("%Y-%m-%dT%H:%M:%S.%fZ").rjust(27, "0")
 
 

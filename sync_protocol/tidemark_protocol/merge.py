@@ -14,7 +14,7 @@ from . import clock
 
 Op = Literal["put", "patch", "delete"]
 Values = dict[str, Any]
-"""For a put the complete row, field → value; for a patch path → value: `field`, or `field/key` where None removes it."""
+"""For a put the complete row, field → value; for a patch path → value (None at `field/key` removes it)."""
 
 
 class Write(msgspec.Struct, frozen=True, gc=False):

@@ -6,12 +6,14 @@ other than `seq` are taken as they come, since a fault there is that mutation's 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from .errors import RequestError
+
+T = TypeVar("T")
 
 MAX_SEQ: Final = 2**53 - 1
 MAX_NESTING: Final = 64
@@ -276,8 +278,8 @@ ServerFrame = (
 
 _push = msgspec.json.Decoder(PushRequest)
 _pull = msgspec.json.Decoder(PullRequest)
-_client_frame = msgspec.json.Decoder(ClientFrame)
-_server_frame = msgspec.json.Decoder(ServerFrame)
+_client_frame: msgspec.json.Decoder[ClientFrame] = msgspec.json.Decoder(ClientFrame)
+_server_frame: msgspec.json.Decoder[ServerFrame] = msgspec.json.Decoder(ServerFrame)
 _any = msgspec.json.Decoder()
 _encoder = msgspec.json.Encoder()
 
@@ -321,7 +323,7 @@ class NotAFrame(Exception):
 def decode_client_frame(data: str) -> ClientFrame:
     """A frame; RequestError `malformed` when a known frame's fields are wrong or `t` is unknown; else NotAFrame."""
     try:
-        frame: ClientFrame = _decode(_client_frame, data.encode())
+        frame = _decode(_client_frame, data.encode())
     except (RequestError, UnicodeEncodeError) as refused:
         try:
             raw = _any.decode(data)
@@ -339,7 +341,7 @@ def decode_server_frame(data: str | bytes) -> ServerFrame:
     return _server_frame.decode(data)
 
 
-def _decode(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
+def _decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     try:
         body.decode()  # members that nobody reads are skipped unseen; their text must be UTF-8 too
         _check_nesting(body)
