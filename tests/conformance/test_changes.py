@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tests.conformance.writing import delete, document, pages, put, read, save, saved, uuid, write
-from tidemark.store.base import FeedRow, ScopeState, Store
+from tidemark.store.base import FeedRow, Run, ScopeState, Store
 from tidemark_protocol import digest
 
 W = "workspace:7"
@@ -22,7 +22,7 @@ async def test_an_unknown_scope_has_no_run(store: Store) -> None:
 async def test_an_empty_scope_has_an_empty_run(store: Store) -> None:
     """A scope that exists without changes is read to its head."""
     await store.transact(lambda transaction: transaction.lock([W], [W]))
-    assert await store.run(W, 0, 0, 10, ALL) == (ScopeState(W), 0, 0, b"")
+    assert await store.run(W, 0, 0, 10, ALL) == Run(ScopeState(W), 0, 0, b"")
 
 
 async def test_a_run_is_the_wire_form(store: Store) -> None:

@@ -22,6 +22,8 @@ from tidemark_protocol import digest
 
 ROOT = Path(__file__).parents[2]
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
 SQLITE_COMMITS = 1_500
 POSTGRESQL_COMMITS = 10_200
 """In each of two tests, so that more than 20,000 are made on the database that any number of processes share."""
@@ -48,7 +50,6 @@ async def check(store: Store, committed: list[Versions], readers: list[Versions]
         assert proof == digest.of_rows(("states", row, version) for version, row in expected)
 
 
-@pytest.mark.slow
 async def test_one_process_on_sqlite(tmp_path: Path) -> None:
     """Eight writers and a reader on one file (I27)."""
     url = f"sqlite:///{tmp_path / 'tidemark.db'}"
@@ -64,7 +65,6 @@ async def test_one_process_on_sqlite(tmp_path: Path) -> None:
     await store.close()
 
 
-@pytest.mark.slow
 async def test_one_process_on_postgresql(racing_url: str) -> None:
     """Eight writers and a reader in one process (I27)."""
     store = postgres(racing_url, 8)
@@ -78,7 +78,6 @@ async def test_one_process_on_postgresql(racing_url: str) -> None:
     await store.close()
 
 
-@pytest.mark.slow
 async def test_two_processes_on_postgresql(racing_url: str) -> None:
     """Four writers and a reader in each of two processes; both readers see what both wrote (I27)."""
     share = POSTGRESQL_COMMITS // 2
