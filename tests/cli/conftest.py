@@ -126,7 +126,7 @@ class Script:
 
         return answer
 
-    def trailer(self, *revoked: str, readable: tuple[str, ...] = ()) -> Json:
+    def trailer(self, *revoked: str, readable: tuple[str, ...] = ("user:ann", "workspace:1")) -> Json:
         """The last line of a pull."""
         return {"readable": list(readable), "revoked": list(revoked), "clock": self.reading()}
 

@@ -126,6 +126,17 @@ def test_a_row_in_two_scopes_asks_which(shell: Shell) -> None:
     assert shell.json("get", "tags", "red", "--scope", "2")["workspace_id"] == "2"
 
 
+def test_very_many_rows_are_listed_whole(shell: Shell) -> None:
+    """A long list is aligned and complete, one line for each row."""
+    with shell.desk.peer.database.transaction():
+        for number in range(600):
+            shell.desk.writer("tags", "workspace:1").put(f"t{number}", {"color": "x" * (number % 50)})
+    lines = shell.run("ls", "tags").stdout.splitlines()
+    assert len(lines) == 601
+    assert lines[0].split() == ["tag", "color"]
+    assert len({line.index("x") for line in lines[1:] if "x" in line}) == 1
+
+
 # ── outbox and dead letters ──────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -1,70 +1,24 @@
-"""Real devices on a real service: `tide` as its users run it, on both databases."""
+"""Real devices on a real service, on both databases."""
 
 from __future__ import annotations
 
-import json
-import os
 import random
 import signal
+import sqlite3
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
-from typing import Any
 
-import httpx2
 import pytest
 
 from tests.cli.conftest import SCHEMA
+from tests.cli.devices import SCOPE, Tide, environment, grant
 from tests.servers import TidemarkServer
 
-TIDE = str(Path(sys.executable).with_name("tide"))
-SCOPE = "workspace:1"
 ROWS = 2_000
-
-
-class Tide:
-    """One store of one user; every command is a process of its own."""
-
-    def __init__(self, service: TidemarkServer, folder: Path, user: str) -> None:
-        self.folder = folder
-        self.user = user
-        self.run("init", service.url)
-        self.run("login", stdin=service.token(user))
-
-    def command(self, *words: str) -> list[str]:
-        """The command line."""
-        return [TIDE, "--store", str(self.folder), *words]
-
-    def run(self, *words: str, code: int = 0, stdin: str = "") -> str:
-        """Run a command that must end with `code`; what it answered."""
-        done = subprocess.run(
-            self.command(*words), input=stdin, capture_output=True, text=True, env=environment(), check=False
-        )
-        assert done.returncode == code, (words, done.returncode, done.stdout, done.stderr)
-        return done.stdout
-
-    def json(self, *words: str, code: int = 0) -> Any:
-        """What a command answers to a script."""
-        return json.loads(self.run(*words, "--json", code=code))
-
-    def start(self, *words: str) -> subprocess.Popen[str]:
-        """Run a command without waiting for its end."""
-        return subprocess.Popen(
-            self.command(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
-        )
-
-    def digest(self) -> str:
-        """The proven digest of the workspace."""
-        return next(str(check["ours"]) for check in self.json("verify") if check["scope"] == SCOPE)
-
-
-def environment() -> dict[str, str]:
-    """The machine's, without what would change what `tide` does."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("TIDE_")}
-    return kept | {"NO_PROXY": "127.0.0.1"}
 
 
 @pytest.fixture
@@ -76,14 +30,6 @@ def service(tmp_path: Path, database_url: str) -> Iterator[TidemarkServer]:
         for user in ("ann", "bob"):
             grant(server, user, "editor")
         yield server
-
-
-def grant(server: TidemarkServer, user: str, role: str | None) -> None:
-    """Give a role in the workspace, or take it away."""
-    url = f"{server.url}/sync/scopes/{SCOPE}/members/{user}"
-    headers = server.headers("op", "admin")
-    response = httpx2.put(url, headers=headers, json={"role": role}) if role else httpx2.delete(url, headers=headers)
-    response.raise_for_status()
 
 
 @pytest.fixture
@@ -163,25 +109,47 @@ def test_a_former_member_loses_the_rows_and_keeps_the_changes(service: TidemarkS
     assert [one["error"]["code"] for one in bob.json("rejected", "list")] == ["revoked"]
 
 
-def test_watching_shows_changes_and_sends_what_others_write_to_the_store(ann: Tide, bob: Tide) -> None:
-    """A watching device applies changes live, and pushes what another process puts into its outbox."""
-    bob.run("pull")
-    watching = bob.start("watch", "--json")
-    assert watching.stdout is not None
-    assert watching.stderr is not None
-    assert any("Following" in line for line in watching.stderr)
-    ann.run("put", "tags", "live", "color=red", "--scope", "1")
-    ann.run("push")
-    seen = json.loads(watching.stdout.readline())
-    assert (seen["entity"], seen["row"], seen["doc"]["color"]) == ("tags", "live", "red")
-    bob.run("patch", "tags", "live", "color=blue")
-    seen = json.loads(watching.stdout.readline())
-    assert seen["doc"]["color"] == "blue"
-    bob.run("sync", code=3)
-    watching.send_signal(signal.SIGINT)
-    assert watching.wait(10) == 0
-    ann.run("pull")
+def test_a_store_that_differs_from_the_server_is_found_and_healed(ann: Tide) -> None:
+    """`verify` notices a row that is not the server's, says so by its exit code, and pulls the scope anew (I32)."""
+    for tag in ("one", "two"):
+        ann.run("put", "tags", tag, "--scope", "1")
+    ann.run("sync")
+    ann.run("verify", "--full")
+    with closing(sqlite3.connect(ann.folder / "tide.db")) as store, store:
+        store.execute("UPDATE base SET version = version + 1 WHERE row = 'one'")
+    different = [check["scope"] for check in ann.json("verify", code=5) if check["ours"] != check["theirs"]]
+    assert different == [SCOPE]
+    ann.run("verify", "--full")
+    assert len(ann.json("ls", "tags")) == 2
+
+
+def test_changes_made_before_an_upgrade_still_arrive(service: TidemarkServer, ann: Tide, bob: Tide) -> None:
+    """Changes go out under the number they were made for; then the device takes the new declaration and its rows."""
+    ann.run("put", "tags", "one", "color=red", "--scope", "1")
+    ann.run("sync")
+    ann.run("patch", "tags", "one", "color=blue")
+    newer = SCHEMA.replace("schema: 3", "schema: 4\noldest: 3") + "      size: {type: text, default: small}\n"
+    service.schema.write_text(newer)
+    service.restart()
+    ann.run("sync")
+    row = ann.json("get", "tags", "one")
+    assert (row["color"], row["size"]) == ("blue", "small")
+    assert ann.json("status")["schema"] == 4
+    ann.run("patch", "tags", "one", "size=large")
+    ann.run("sync")
+    bob.run("sync")
+    assert bob.json("get", "tags", "one")["size"] == "large"
     assert ann.digest() == bob.digest()
+
+
+def test_a_number_that_is_no_longer_served_keeps_the_changes(service: TidemarkServer, ann: Tide) -> None:
+    """Changes older than the service converts are kept and said, with a code of their own (I25)."""
+    ann.run("put", "tags", "one", "color=red", "--scope", "1")
+    service.schema.write_text(SCHEMA.replace("schema: 3", "schema: 5"))
+    service.restart()
+    ann.run("sync", code=6)
+    assert ann.json("status")["pending"] == 1
+    assert [row["color"] for row in ann.json("ls", "tags")] == ["red"]
 
 
 def test_commands_at_the_same_time_neither_lose_nor_double_anything(ann: Tide, bob: Tide) -> None:

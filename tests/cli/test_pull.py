@@ -129,6 +129,15 @@ def test_a_deletion_in_one_scope_leaves_the_row_that_came_from_another(desk: Des
     assert (name, doc["title"]) == (("workspace:2", A), "moved")
 
 
+def test_what_was_applied_in_a_scope_that_was_never_readable_here_does_not_stay(desk: Desk) -> None:
+    """A verdict whose version no pull will ever bring lapses with the right to read the scope (I35)."""
+    desk.writer("tasks", "workspace:9").put(B, {"title": "x"})
+    desk.sync.push()
+    assert len(desk.peer.visible(desk.peer.entity("tasks"))) == 1
+    pull(desk)
+    assert desk.peer.visible(desk.peer.entity("tasks")) == {}
+
+
 def test_the_clock_advances_to_what_the_server_says(desk: Desk) -> None:
     """After a pull, readings are above the answer's clock (I3, I4)."""
     seen = clock.reading(desk.time.now + 5_000, 7, "e" * 16)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.conftest import Desk, Time, run
+from tests.cli.conftest import Desk, Time, run, token
 from tidemark_cli.errors import TideError
 from tidemark_cli.writes import Item
 
@@ -149,6 +149,15 @@ def test_a_write_after_seeing_another_is_later_than_it(desk: Desk, time: Time) -
     desk.writer().patch(KEY, {"title": "mine"})
     (mutation,) = desk.peer.outbox.pending()
     assert int(mutation.at[:12], 16) > ahead
+
+
+def test_a_write_begun_as_one_user_is_not_finished_as_another(desk: Desk) -> None:
+    """A login that comes between is noticed in the write's own transaction."""
+    writer = desk.writer()
+    desk.open().login(token("bob"))
+    with pytest.raises(TideError, match="Somebody else"):
+        writer.put(KEY, {"title": "x"})
+    assert desk.pending() == []
 
 
 def test_two_processes_write_to_one_store_at_once(desk: Desk) -> None:

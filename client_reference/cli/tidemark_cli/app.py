@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +15,6 @@ import click
 import msgspec
 from rich.console import Console
 
-from .database import Database
 from .errors import LoginNeeded, Temporary, TideError
 from .peer import Peer
 from .render import progress_on
@@ -55,7 +55,7 @@ class App:
 
     def say(self, text: str) -> None:
         """A note for the person, beside what the command answers."""
-        self.err.print(text, markup=False)
+        self.err.print(text, markup=False, soft_wrap=True)
 
     def answer(self, data: Any) -> None:
         """What a script reads."""
@@ -63,7 +63,7 @@ class App:
 
     @contextmanager
     def server(self) -> Iterator[Server]:
-        self.peer.token()
+        self.peer.token()  # without one there is nothing to say
         server = Server(self.peer.url, self.peer.token, now=self.peer.now)
         try:
             yield server
@@ -93,6 +93,9 @@ class Commands(click.Group):
         except TideError as fault:
             _say(ctx, f"{fault}{_waiting(ctx.obj) if isinstance(fault, Temporary) else ''}")
             ctx.exit(fault.exit_code)
+        except sqlite3.Error as fault:
+            _say(ctx, f"The store cannot be used: {fault}")
+            ctx.exit(1)
         except KeyboardInterrupt:
             _say(ctx, "Stopped. Nothing is lost.")
             ctx.exit(INTERRUPTED)
@@ -144,14 +147,3 @@ def _declared(ctx: click.Context) -> Any:
 
 
 entity_argument = click.argument("entity", shell_complete=complete_entity)
-__all__ = [
-    "App",
-    "Commands",
-    "Database",
-    "complete_field",
-    "entity_argument",
-    "json_option",
-    "pass_app",
-    "scope_option",
-    "yes_option",
-]

@@ -94,7 +94,8 @@ class Database:
             yield
             self.sql.execute("COMMIT")
         except BaseException:
-            self.sql.execute("ROLLBACK")
+            if self.sql.in_transaction:
+                self.sql.execute("ROLLBACK")
             raise
         finally:
             self._inside = False

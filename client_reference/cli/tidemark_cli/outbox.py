@@ -202,6 +202,13 @@ class Outbox:
         """After a reset or revocation versions awaited mean nothing any more."""
         self._sql.execute("DELETE FROM outbox WHERE scope = ? AND awaits IS NOT NULL", (scope,))
 
+    def lapse_beyond(self, readable: Iterable[str]) -> None:
+        """What was applied in a scope that may not be read is never brought back by a pull."""
+        known = set(readable)
+        for (scope,) in self._sql.execute("SELECT DISTINCT scope FROM outbox WHERE awaits IS NOT NULL").fetchall():
+            if scope not in known:
+                self.lapse(scope)
+
     def discard_letters(self, letters: Iterable[DeadLetter]) -> None:
         self._sql.executemany("DELETE FROM dead_letter WHERE seq = ?", [(letter.mutation.seq,) for letter in letters])
 

@@ -98,7 +98,8 @@ class Peer:
 
     def token(self) -> str:
         """The token of this store's user; one of somebody else is never used with this outbox."""
-        text = os.environ.get("TIDE_TOKEN") or self._token_file.read_text().strip() if self._has_token() else ""
+        file = self._token_file
+        text = os.environ.get("TIDE_TOKEN") or (file.read_text().strip() if file.exists() else "")
         if not text:
             raise LoginNeeded("Nobody is logged in. Run: tide login")
         if self.user is not None and claims_of(text).sub != self.user:
@@ -106,9 +107,6 @@ class Peer:
                 f"This store belongs to {self.user}, the token to {claims_of(text).sub}. Nothing was sent."
             )
         return text
-
-    def _has_token(self) -> bool:
-        return bool(os.environ.get("TIDE_TOKEN")) or self._token_file.exists()
 
     @property
     def _token_file(self) -> Path:

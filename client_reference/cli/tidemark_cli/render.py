@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
+import click
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -16,6 +18,9 @@ from tidemark_protocol.model import Entity
 
 from .sync import Progress as Tell
 from .values import to_text
+
+MANY: Final = 500
+"""Rows that are laid out to fit the terminal."""
 
 
 @contextmanager
@@ -44,6 +49,21 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str |
     for row in rows:
         made.add_row(*(cell if isinstance(cell, Text) else Text(to_text(cell)) for cell in row))
     return made
+
+
+def show_rows(console: Console, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """A table that fits the terminal; of very many rows, which the fitting would hold up, plain aligned lines."""
+    if len(rows) <= MANY:
+        console.print(table(columns, rows))
+        return
+    lines = [
+        list(columns),
+        *([cell.plain if isinstance(cell, Text) else to_text(cell) for cell in row] for row in rows),
+    ]
+    widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        padded = (cell + " " * (width - cell_len(cell)) for cell, width in zip(line, widths, strict=True))
+        click.echo("  ".join(padded).rstrip())
 
 
 def columns_of(entity: Entity) -> list[str]:

@@ -100,8 +100,8 @@ class Synchroniser:
                 self._sleep(delay.retry_after)
                 continue
             limit = min(2 * limit, MAX_MUTATIONS)
+            tries = tries + 1 if len(settled.kept) == len(sending) else bool(settled.kept)
             if settled.kept:
-                tries = 1 if len(settled.kept) < len(sending) else tries + 1
                 self._overcome(settled, tries)
         self._progress("Pushing", total, total)
         return pushed
@@ -174,6 +174,7 @@ class Synchroniser:
             if isinstance(item, Trailer):
                 with peer.database.transaction():
                     peer.outbox.observe(item.clock)
+                    peer.outbox.lapse_beyond(item.readable)
                 for scope in item.revoked:
                     self.revoke(scope)
                 pulled.revoked += item.revoked

@@ -47,6 +47,7 @@ class Writer:
         self._scope = scope
         self._group = group
         self._check = peer.validator(entity)
+        self._user = peer.user
 
     def put(self, row: str | None, values: Mapping[str, Any]) -> Written:
         """The whole row becomes `values` (path → value); over a visible row, a patch of what that changes."""
@@ -151,5 +152,7 @@ class Writer:
         return Pending(0, op, self._scope, self._entity.name, row, at, fields, number, wall, self._group)
 
     def _add(self, writes: list[Pending | Written]) -> list[Written]:
+        if self._peer.user != self._user:
+            raise TideError("Somebody else has logged in meanwhile. Nothing was written.")
         self._peer.outbox.add([write for write in writes if isinstance(write, Pending)])
         return [Written(write.op, self._scope, write.row) if isinstance(write, Pending) else write for write in writes]

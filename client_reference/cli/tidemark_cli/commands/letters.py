@@ -11,7 +11,7 @@ import msgspec
 from tidemark_cli.app import App, json_option, pass_app, yes_option
 from tidemark_cli.errors import TideError
 from tidemark_cli.outbox import DeadLetter
-from tidemark_cli.render import ago, describe, table
+from tidemark_cli.render import ago, describe, show_rows
 from tidemark_cli.values import plural
 from tidemark_cli.writes import Writer, Written
 from tidemark_protocol.outbox import Pending, wire
@@ -41,7 +41,7 @@ def list_outbox(app: App, as_json: bool) -> None:
         app.answer([wire(mutation) for mutation in pending])
         return
     if pending:
-        app.out.print(table(("#", "change", "table", "row", "scope", "", "made"), (_cells(app, m) for m in pending)))
+        show_rows(app.out, ("#", "change", "table", "row", "scope", "", "made"), [_cells(app, m) for m in pending])
     app.say(f"{plural(len(pending), 'change')} to send")
 
 
@@ -102,10 +102,10 @@ def list_rejected(app: App, as_json: bool) -> None:
         app.answer([_letter(letter) for letter in letters])
         return
     if letters:
-        rows = (
+        rows = [
             (*_cells(app, letter.mutation)[:6], f"{letter.error.code}: {letter.error.message}") for letter in letters
-        )
-        app.out.print(table(("#", "change", "table", "row", "scope", "", "reason"), rows))
+        ]
+        show_rows(app.out, ("#", "change", "table", "row", "scope", "", "reason"), rows)
         app.say("Then: tide rejected retry NUMBER, or tide rejected discard NUMBER")
     app.say(f"{plural(len(letters), 'rejected change')}")
 

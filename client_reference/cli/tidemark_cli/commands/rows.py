@@ -10,7 +10,7 @@ from rich.text import Text
 
 from tidemark_cli.app import App, complete_field, entity_argument, json_option, pass_app, scope_option
 from tidemark_cli.peer import Document
-from tidemark_cli.render import columns_of, table
+from tidemark_cli.render import columns_of, show_rows, table
 from tidemark_cli.values import assignments, plural
 from tidemark_cli.writes import Writer, Written
 from tidemark_protocol.merge import same_value
@@ -154,7 +154,7 @@ def ls(app: App, entity: str, conditions: tuple[str, ...], limit: int | None, sc
         ]
         for where, key, document in shown
     ]
-    app.out.print(table(["", *(["scope"] if several else []), *columns], cells))
+    show_rows(app.out, ["", *(["scope"] if several else []), *columns], cells)
     more = f" of {len(rows)}" if len(shown) < len(rows) else ""
     app.say(f"{len(shown)}{more} {'row' if len(rows) == 1 else 'rows'}")
 
