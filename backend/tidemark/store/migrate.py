@@ -39,9 +39,15 @@ _MARK: Final = "\ue000"
 def migrate(url: str, declaration: Declaration, migrations: Path | None = None) -> None:
     """Bring a database up to date: by the revisions in `migrations` where there are any, else by difference.
 
-    Unfit, and nothing done, if that would lose data or if the revisions do not lead to the declaration.
+    Unfit, and nothing done, if that would lose data. Unfit too when the revisions, all applied by then, stop short of
+    the declaration: the next one can be written.
     """
-    _in_transaction(url, lambda connection: _migrate_tables(connection, declaration, migrations))
+    left = _in_transaction(url, lambda connection: _migrate_tables(connection, declaration, migrations))
+    if left:
+        reasons = "; ".join(left)
+        raise Unfit(
+            f"the revisions in {migrations} are applied, but stop short of the declaration ({reasons}): write the next"
+        )
     work = documents.Reshaping(declaration)
     while _in_transaction(url, work.step):
         pass
@@ -55,7 +61,7 @@ def check(url: str, declaration: Declaration) -> list[str]:
     def look(connection: Connection) -> list[str]:
         found = faults(connection, declaration)
         if not found:
-            found = _pending(connection, declaration)
+            found = [f"{why}; migrate the database (--migrate)" for why in _pending(connection, declaration)]
         if not found and documents.pending(connection, declaration):
             found.append("the documents in the feed are not as declared yet, migrate them (--migrate)")
         return found
@@ -90,16 +96,14 @@ def revision(url: str, declaration: Declaration, migrations: Path, message: str)
     return _in_transaction(url, write)
 
 
-def _migrate_tables(connection: Connection, declaration: Declaration, migrations: Path | None) -> None:
+def _migrate_tables(connection: Connection, declaration: Declaration, migrations: Path | None) -> list[str]:
+    """What of the declaration the revisions leave undone."""
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({ADVISORY_CLASS}, 0)")
     command.upgrade(_config(connection, _alembic() / "versions", OWN_VERSIONS), "heads")
     if migrations is not None and any(migrations.glob("*.py")):
         command.upgrade(_config(connection, migrations, DECLARED_VERSIONS), "heads")
-        left = _pending(connection, declaration)
-        if left:
-            raise Unfit(f"the revisions in {migrations} do not lead to the declaration: {'; '.join(left)}")
-        return
+        return _pending(connection, declaration)
     found = difference(connection, declaration)
     if found.losses or found.undeclared:
         reasons = "; ".join(found.losses + found.undeclared)
@@ -107,13 +111,14 @@ def _migrate_tables(connection: Connection, declaration: Declaration, migrations
     operations = Operations(_version(connection, DECLARED_VERSIONS))
     for operation in found.operations:
         operations.invoke(operation)
+    return []
 
 
 def _pending(connection: Connection, declaration: Declaration) -> list[str]:
     found = difference(connection, declaration)
     if found.losses or len(found.operations) == len(found.undeclared):
         return found.losses
-    return [f"not as declared, migrate the database (--migrate): {', '.join(found.tables)}"]
+    return [f"not as declared: {', '.join(found.tables)}"]
 
 
 def _write(
