@@ -43,6 +43,7 @@ _SESSION: Final = {
     "statement_timeout": "30s",
     "TimeZone": "UTC",
     "jit": "off",
+    "work_mem": "16MB",  # a page of the largest size is put together in memory
     # Every statement goes by an index, whatever old statistics say of tables that were small a moment ago: with plans
     # made for each set of values, a pull would sort the whole rest of its scope for each page.
     "plan_cache_mode": "force_generic_plan",

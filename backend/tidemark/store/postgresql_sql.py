@@ -127,27 +127,31 @@ SAVE: Final = f"""
     )
     UPDATE sync_scope AS s SET {", ".join(f"{n} = v.{n}" for n in sql.STATE_COLUMNS[1:])}
     FROM {_unnest(STATE_ARRAYS, 16)} AS v({sql.STATE}) WHERE s.scope = v.scope"""
-# The page is read to its limit, but only what fits is assembled: an octet_length does not fetch a long document.
+_SIZE: Final = f"""
+    {sql.WIRE_SIZE + 1} + octet_length(entity) + octet_length("row") + octet_length(version::text)
+    + CASE WHEN deleted THEN 4 ELSE octet_length(doc) END"""
+# A page that fits is assembled as it is; only one that may be too large is measured row by row. An octet_length does
+# not fetch a long document.
 RUN: Final = f"""
-    SELECT {", ".join(f"s.{name}" for name in sql.STATE_COLUMNS)}, p.* FROM sync_scope AS s, LATERAL (
-        SELECT count(*), count(*) FILTER (WHERE fits), max(version) FILTER (WHERE fits),
-               convert_to(string_agg({sql.WIRE_TEXT}, ',') FILTER (WHERE fits), 'UTF8')
+    WITH page AS MATERIALIZED (
+        SELECT entity, "row", version, deleted, doc FROM sync_feed
+        WHERE scope = $1 AND version > $2 AND (NOT deleted OR version > $3)
+        ORDER BY version LIMIT $4::bigint + 1
+    ), whole AS MATERIALIZED (
+        SELECT count(*) AS seen, coalesce(sum({_SIZE}), 0) <= $5 AS fits FROM page
+    )
+    SELECT {", ".join(f"s.{name}" for name in sql.STATE_COLUMNS)}, w.seen, a.count + b.count,
+        coalesce(a.last, b.last), convert_to(coalesce(a.body, b.body), 'UTF8')
+    FROM sync_scope AS s, whole AS w, LATERAL (
+        SELECT count(*), max(version) AS last, string_agg({sql.WIRE_TEXT}, ',') AS body
+        FROM (SELECT * FROM page ORDER BY version LIMIT $4) AS f WHERE w.fits
+    ) AS a, LATERAL (
+        SELECT count(*), max(version) AS last, string_agg({sql.WIRE_TEXT}, ',') AS body
         FROM (
-            SELECT f.*, number <= $4 AND (number = 1 OR size - 1 <= $5) AS fits
-            FROM (
-                SELECT f.*, row_number() OVER w AS number, sum(
-                    {sql.WIRE_SIZE + 1} + octet_length(entity) + octet_length("row") + octet_length(version::text)
-                    + CASE WHEN deleted THEN 4 ELSE octet_length(doc) END
-                ) OVER w AS size
-                FROM (
-                    SELECT entity, "row", version, deleted, doc FROM sync_feed
-                    WHERE scope = $1 AND version > $2 AND (NOT deleted OR version > $3)
-                    ORDER BY version LIMIT $4::bigint + 1
-                ) AS f
-                WINDOW w AS (ORDER BY version ROWS UNBOUNDED PRECEDING)
-            ) AS f
-        ) AS f
-    ) AS p WHERE s.scope = $1"""
+            SELECT *, row_number() OVER w AS number, sum({_SIZE}) OVER w AS size
+            FROM page WHERE NOT w.fits WINDOW w AS (ORDER BY version ROWS UNBOUNDED PRECEDING)
+        ) AS f WHERE number <= $4 AND (number = 1 OR size - 1 <= $5)
+    ) AS b WHERE s.scope = $1"""
 RESIDUES: Final = f"""
     SELECT {sql.FEED} FROM sync_feed WHERE residue AND arrived < $1 AND root < $2 ORDER BY arrived LIMIT $3"""
 GIVEN: Final = f"""{_unnest(FEED_ARRAYS, 2)} AS v({sql.FEED})
