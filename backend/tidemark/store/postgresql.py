@@ -50,6 +50,7 @@ _SESSION: Final = {
     "enable_seqscan": "off",
 }
 _WRITERS: Final = _SESSION | {"enable_hashjoin": "off", "enable_mergejoin": "off"}
+_READERS: Final = _SESSION | {"enable_sort": "off"}
 _CLIENT_PATIENCE: Final = 40.0
 """Seconds for one statement: more than the server's own limit, for a server that went away without a word."""
 _GONE: Final = (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
@@ -96,7 +97,7 @@ class PostgresStore:
             if faults:
                 raise Unfit("; ".join(faults))
             self._writers = await self._pool(self._sizes["writers"], _WRITERS)
-            self._readers = await self._pool(self._sizes["readers"], _SESSION)
+            self._readers = await self._pool(self._sizes["readers"], _READERS)
         self.epoch = await self._settle_epoch()
 
     async def close(self) -> None:
@@ -139,7 +140,10 @@ class PostgresStore:
 
     async def events(self, query: EventQuery) -> list[JournalRow]:
         statement, values = sql.journal_query(query, "$", statements.AMONG, statements.NAMING, list)
-        return [JournalRow(*record) for record in await self._fetch(statement, *values)]
+        if query.rows is None:
+            return [JournalRow(*record) for record in await self._fetch(statement, *values)]
+        async with self._transaction() as connection:  # what an index of row hashes finds has to be sorted
+            return [JournalRow(*record) for record in await connection.fetch(statement, *values)]
 
     async def rows_of(self, scope: str) -> Iterable[FeedRow]:
         return _feed(await self._fetch(f"SELECT {sql.FEED} FROM sync_feed WHERE scope = $1 ORDER BY version", scope))
