@@ -18,6 +18,7 @@ from .base import (
     ConstraintFailed,
     EventQuery,
     FeedRow,
+    JournalEntry,
     JournalRow,
     RowImage,
     RowKey,
@@ -34,6 +35,8 @@ from .postgresql_sql import PostgresTable
 from .tables import Unfit
 
 T = TypeVar("T")
+
+_KINDS: Final = {FeedRow: statements.FEED_KINDS, ScopeState: statements.STATE_KINDS}
 
 _SESSION: Final = {
     "application_name": "tidemark",
@@ -296,7 +299,7 @@ class PostgresTransaction:
             return []
         asked = list(values)
         table = self._tables[entity]
-        columns = table.table.encoded(fields, asked)
+        columns = table.values(fields, asked)
         found = await self._fetch(table.holders(fields), table.table.scope_value(scope), *columns)
         return [(asked[number - 1], row) for number, row in found]
 
@@ -310,13 +313,13 @@ class PostgresTransaction:
         with self._failing():
             for entity, keys in self._removed(saved).items():
                 table = self._tables[entity]
-                await self._execute(table.delete, *table.table.key_arguments(keys))
+                await self._execute(table.delete, *table.keys(keys))
             for entity, images in images_by_entity(saved.images).items():
                 await self._write(self._tables[entity], images)
             await self._execute(
                 statements.SAVE,
                 *_columns(saved.feed, FeedRow),
-                *_journal_columns(saved),
+                *_journal_columns(saved.journal),
                 *_columns(saved.scopes, ScopeState),
             )
 
@@ -328,7 +331,7 @@ class PostgresTransaction:
             images = await self._update(table, images)
         if not images:
             return
-        count = _count(await self._execute(table.upsert, *table.table.arguments(images)))
+        count = _count(await self._execute(table.upsert, *table.rows(images)))
         if count < len(images):
             raise RowTaken(f"{len(images) - count} rows of {table.table.entity.name} are in use in other scopes")
 
@@ -337,7 +340,7 @@ class PostgresTransaction:
         known = [image for image in images if not image.new]
         if not known:
             return images
-        numbers = await self._fetch(table.update, *table.table.arguments(known))
+        numbers = await self._fetch(table.update, *table.rows(known))
         changed = {known[record[0] - 1].key for record in numbers}
         return [image for image in images if image.key not in changed]
 
@@ -392,17 +395,20 @@ async def _leave_as_it_is(_: asyncpg.Connection) -> None:
     """We change no setting of a session, so nothing is to be put back when it returns to the pool."""
 
 
-def _columns(rows: Sequence[msgspec.Struct], kind: type[msgspec.Struct]) -> Iterable[Sequence[Any]]:
-    return zip(*map(astuple, rows), strict=True) if rows else ([] for _ in kind.__struct_fields__)
+def _columns(rows: Sequence[msgspec.Struct], kind: type[msgspec.Struct]) -> list[Any]:
+    columns = zip(*map(astuple, rows), strict=True) if rows else ([] for _ in kind.__struct_fields__)
+    return statements.packed(_KINDS[kind], columns)
 
 
-def _journal_columns(saved: Saved) -> Iterable[Sequence[Any]]:
-    entries = saved.journal
-    yield [entry.scope for entry in entries]
-    yield [entry.arrived for entry in entries]
-    yield [entry.events for entry in entries]
-    yield ["{" + ",".join(map(str, entry.rows)) + "}" for entry in entries]
-    yield [entry.spent for entry in entries]
+def _journal_columns(entries: Sequence[JournalEntry]) -> list[Any]:
+    columns = (
+        [entry.scope for entry in entries],
+        [entry.arrived for entry in entries],
+        [entry.events for entry in entries],
+        ["{" + ",".join(map(str, entry.rows)) + "}" for entry in entries],
+        [entry.spent for entry in entries],
+    )
+    return statements.packed(statements.JOURNAL_KINDS, columns)
 
 
 def _feed(records: Iterable[asyncpg.Record]) -> list[FeedRow]:

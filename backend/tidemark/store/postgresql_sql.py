@@ -1,11 +1,16 @@
-"""What the PostgreSQL store says: parameters are whole columns as arrays, and canonical texts are cast in SQL."""
+"""What the PostgreSQL store says: parameters are whole columns as arrays, and canonical texts are cast in SQL.
+
+Numbers and booleans go as the text of one array literal: the driver takes longer to encode an array of them than the
+rest of a row needs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, Final
 
 from . import sql
+from .base import RowImage, RowKey
 from .entities import ColumnOf, EntityTable
 from .sql import all_of, names, taken_over
 from .tables import ADVISORY_CLASS
@@ -44,6 +49,19 @@ class PostgresTable:
         self.delete = f"DELETE FROM {name} AS t USING {unnest(keyed)} WHERE {same}"
         self._row = table.row_text("{}::text", "t.")
 
+    def rows(self, images: Sequence[RowImage]) -> list[Any]:
+        """The parameters of `upsert` and `update`."""
+        return packed((column.kind for column in self.table.columns), self.table.arguments(images))
+
+    def keys(self, keys: Sequence[RowKey]) -> list[Any]:
+        """The parameters of `delete`."""
+        return packed((column.kind for column in (*self.table.key, self.table.scope)), self.table.key_arguments(keys))
+
+    def values(self, fields: Sequence[str], tuples: Collection[tuple[Any, ...]]) -> list[Any]:
+        """The parameters of `holders` behind the scope's id."""
+        kinds = (self.table.fields[name].kind for name in fields)
+        return packed(kinds, self.table.encoded(fields, tuples))
+
     def referring(self, field: str) -> str:
         """$1 the scope's id, $2 the targets: (target, row)."""
         column = self.table.fields[field]
@@ -70,7 +88,7 @@ class PostgresTable:
 
 def unnest(columns: Sequence[ColumnOf], *, first: int = 1, ordinal: bool = False) -> str:
     """Arrays as a table v(c0, c1, …[, n])."""
-    arrays = ", ".join(f"${i}::{_ARRAYS.get(c.kind, 'text')}[]" for i, c in enumerate(columns, first))
+    arrays = _arrays((column.kind for column in columns), first)
     names = ", ".join(f"c{i}" for i in range(len(columns)))
     return f"unnest({arrays}) WITH ORDINALITY AS v({names}, n)" if ordinal else f"unnest({arrays}) AS v({names})"
 
@@ -79,13 +97,28 @@ def _cast(column: ColumnOf) -> str:
     return _CASTS.get(column.kind, "")
 
 
-FEED_ARRAYS: Final = ["text", "text", "text", "bigint", "boolean", "text", "text", "text", "bigint", "boolean"]
-JOURNAL_ARRAYS: Final = ["text", "bigint", "text", "text", "bigint"]
-STATE_ARRAYS: Final = ["text", "bigint", "bigint", "text", "bigint", "bigint", "bigint", "bigint"]
+FEED_KINDS: Final = ["text", "text", "text", "integer", "boolean", "text", "text", "text", "integer", "boolean"]
+JOURNAL_KINDS: Final = ["text", "integer", "text", "text", "integer"]
+STATE_KINDS: Final = ["text", "integer", "integer", "text", "integer", "integer", "integer", "integer"]
 
 
-def _unnest(types: Sequence[str], first: int) -> str:
-    return f"unnest({', '.join(f'${number}::{kind}[]' for number, kind in enumerate(types, first))})"
+def packed(kinds: Iterable[str], columns: Iterable[Sequence[Any]]) -> list[Any]:
+    """Columns as the parameters of `unnest` over columns of these kinds."""
+    return [_literal(column) if kind in _ARRAYS else column for kind, column in zip(kinds, columns, strict=True)]
+
+
+def _literal(values: Sequence[float | None]) -> str:
+    texts = map(str, values) if None not in values else ("NULL" if value is None else str(value) for value in values)
+    return f"{{{','.join(texts)}}}"
+
+
+def _arrays(kinds: Iterable[str], first: int) -> str:
+    elements = [_ARRAYS.get(kind) for kind in kinds]
+    return ", ".join(f"${i}::text::{e}[]" if e else f"${i}::text[]" for i, e in enumerate(elements, first))
+
+
+def _unnest(kinds: Sequence[str], first: int) -> str:
+    return f"unnest({_arrays(kinds, first)})"
 
 
 AMONG: Final = "= ANY({}::text[])"
@@ -119,14 +152,14 @@ ENTRIES: Final = f"""
     WHERE scope = $1 AND {NAMING.format("$2")} AND spent IS NULL ORDER BY id DESC"""
 SAVE: Final = f"""
     WITH feed AS (
-        INSERT INTO sync_feed ({sql.FEED}) SELECT * FROM {_unnest(FEED_ARRAYS, 1)} {sql.FEED_UPSERT}
+        INSERT INTO sync_feed ({sql.FEED}) SELECT * FROM {_unnest(FEED_KINDS, 1)} {sql.FEED_UPSERT}
     ), journal AS (
         INSERT INTO sync_journal (scope, arrived, events, rows, spent)
         SELECT v.scope, v.arrived, v.events, v.rows::bigint[], v.spent
-        FROM {_unnest(JOURNAL_ARRAYS, 11)} AS v(scope, arrived, events, rows, spent)
+        FROM {_unnest(JOURNAL_KINDS, 11)} AS v(scope, arrived, events, rows, spent)
     )
     UPDATE sync_scope AS s SET {", ".join(f"{n} = v.{n}" for n in sql.STATE_COLUMNS[1:])}
-    FROM {_unnest(STATE_ARRAYS, 16)} AS v({sql.STATE}) WHERE s.scope = v.scope"""
+    FROM {_unnest(STATE_KINDS, 16)} AS v({sql.STATE}) WHERE s.scope = v.scope"""
 _SIZE: Final = f"""
     {sql.WIRE_SIZE + 1} + octet_length(entity) + octet_length("row") + octet_length(version::text)
     + CASE WHEN deleted THEN 4 ELSE octet_length(doc) END"""
@@ -154,7 +187,7 @@ RUN: Final = f"""
     ) AS b WHERE s.scope = $1"""
 RESIDUES: Final = f"""
     SELECT {sql.FEED} FROM sync_feed WHERE residue AND arrived < $1 AND root < $2 ORDER BY arrived LIMIT $3"""
-GIVEN: Final = f"""{_unnest(FEED_ARRAYS, 2)} AS v({sql.FEED})
+GIVEN: Final = f"""{_unnest(FEED_KINDS, 2)} AS v({sql.FEED})
     WHERE f.scope = $1 AND f.entity = v.entity AND f."row" = v."row" AND f.arrived = v.arrived"""
 FORGET: Final = f"""
     DELETE FROM sync_feed AS f USING {GIVEN} AND f.root = v.root AND f.clocks = v.clocks RETURNING f.version"""
