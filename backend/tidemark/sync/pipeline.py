@@ -23,8 +23,9 @@ from .access import Access, Principal
 from .batch import Limits, Unit
 from .commit import CommitListener
 from .facts import Facts
+from .outcome import Outcome, outcome_of
 from .prepare import RANK, Prepared, Preparer
-from .settle import Outcome, Settlement
+from .settle import Settlement
 
 log = structlog.get_logger(__name__)
 
@@ -288,7 +289,7 @@ class Pipeline:
             await facts.load(tx, settlement.needs)
         else:
             raise ConstraintFailed("its consequences reach deeper than a batch may follow", unique=False)
-        outcome = settlement.outcome(results)
+        outcome = outcome_of(settlement, results)
         if outcome.saved.scopes or outcome.saved.feed or outcome.saved.journal:
             await tx.save(outcome.saved)
         return Merged(settled, deferred, outcome, facts)

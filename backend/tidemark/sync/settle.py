@@ -5,14 +5,14 @@ Pure but for the rules it calls: no await, no clock, no database. Running it twi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from copy import copy
 from typing import Any, Final
 
-from msgspec import UNSET, Struct
+from msgspec import UNSET
 
-from tidemark.store.base import FeedRow, JournalEntry, RowImage, RowKey, Saved, ScopeState
-from tidemark_protocol import clock, digest, merge
+from tidemark.store.base import JournalEntry, RowKey, ScopeState
+from tidemark_protocol import clock, merge
 from tidemark_protocol.errors import Postponed, Rejection
 from tidemark_protocol.merge import Effect, RowState, Write
 from tidemark_protocol.messages import Result, VerdictError
@@ -21,26 +21,14 @@ from tidemark_protocol.schema import Declaration, Entity
 from . import feed, journal
 from .access import Access, Principal, allows
 from .batch import Cell, Done, Limits, Stop, Unit
-from .commit import Commit
 from .facts import Facts, Needs
 from .integrity import Integrity
 from .journal import Event, ToldAgain
 from .prepare import RANK, Prepared
+from .verdicts import FirstVerdicts, reused
 
 _AFTER_ACCESS: Final = RANK["forbidden"]
 _AFTER_CLOCK: Final = RANK["clock_ahead"]
-
-
-class Outcome(Struct):
-    """What a batch comes to: a list of results for each request, what to write, what to tell; `failures` are errors of
-    ours or of application rules, whose units were put off.
-    """
-
-    results: list[list[Result]]
-    saved: Saved
-    commits: list[Commit]
-    clocks: dict[str, str]
-    failures: list[Exception]
 
 
 class Settlement:
@@ -61,9 +49,9 @@ class Settlement:
         self.failures: list[Exception] = []
         self._undo: dict[RowKey, Cell | None] = {}
         self._marks: dict[str, tuple[int, str]] = {}
-        self._events: dict[str, list[Event]] = {}
-        self._rejections: list[JournalEntry] = []
-        self._spent_here: dict[int, list[Event]] = {}
+        self.events: dict[str, list[Event]] = {}
+        self.rejections: list[JournalEntry] = []
+        self.first = FirstVerdicts(facts, self.needs, self.events)
         self._horizon = now - limits.retention
         self.integrity = Integrity(self)
 
@@ -77,7 +65,7 @@ class Settlement:
                 results = self._attempt(unit, pinned)
             except Stop as stop:
                 self._roll_back()
-                first = self._first_verdict(unit, unit.mutations[stop.index], stop.fault)
+                first = self.first.verdict(unit, unit.mutations[stop.index], stop.fault)
                 if isinstance(first, Result):
                     pinned[stop.index] = first
                     continue
@@ -104,13 +92,13 @@ class Settlement:
                     raise unit.doomed
                 results.append(self._one(unit, index, prepared, done, events))
             except (Rejection, Postponed) as fault:
-                first = self._first_verdict(unit, prepared, fault)
+                first = self.first.verdict(unit, prepared, fault)
                 if not isinstance(first, Result):
                     raise Stop(index, first) from fault
                 results.append(first)
         self.integrity.check(unit, done, events)
         for scope, event in events:
-            self._events.setdefault(scope, []).append(event)
+            self.events.setdefault(scope, []).append(event)
         return results
 
     def _refuse(self, unit: Unit, index: int, fault: Rejection | Postponed) -> list[Result]:
@@ -124,7 +112,9 @@ class Settlement:
         for i, prepared in enumerate(unit.mutations):
             why: Result | Rejection | Postponed = fault
             if i != index:
-                why = self._told_again(unit.principal.user, prepared) or self._first_verdict(unit, prepared, with_it)
+                why = self.first.told_again(unit.principal.user, prepared) or self.first.verdict(
+                    unit, prepared, with_it
+                )
             if isinstance(why, Rejection):
                 self._record_rejection(unit, prepared, why)
                 why = journal.rejected(prepared.sent.seq, why)
@@ -141,9 +131,8 @@ class Settlement:
         event = journal.rejection(principal.user, unit.client, prepared, why)
         scope = principal.own if foreign else prepared.scope
         entry = journal.rejection_entry(scope, self.now, event, prepared.reading)
-        self._rejections.append(entry)
-        if prepared.reading is not None:
-            self._spent_here.setdefault(prepared.reading, []).append(event)
+        self.rejections.append(entry)
+        self.first.spend(prepared.reading, event)
 
     def _roll_back(self) -> None:
         for key, cell in self._undo.items():
@@ -157,63 +146,13 @@ class Settlement:
         self._undo.clear()
         self._marks.clear()
 
-    # ── first verdicts stand ─────────────────────────────────────────────────────────────────────────────────────────
-
-    def _spent(self, user: str, prepared: Prepared) -> list[Event]:
-        """Rejections of this very reading, recorded before or in this batch."""
-        if prepared.reading is None or not (self.facts.spent or self._spent_here):
-            return []
-        found = self.facts.spent.get(prepared.reading, []) + self._spent_here.get(prepared.reading, [])
-        return [e for e in found if journal.is_of(e, user, prepared) and e.scope == prepared.scope]
-
-    def _told_again(self, user: str, prepared: Prepared) -> ToldAgain | None:
-        """The rejection that this very mutation had before."""
-        same = (event for event in self._spent(user, prepared) if event.content == prepared.content)
-        return next(map(ToldAgain, same), None)
-
-    def _check_spent(self, user: str, prepared: Prepared) -> None:
-        """A reading once rejected is spent: the same content is told the same again, another is `clock_reused`."""
-        spent = self._spent(user, prepared)
-        if not spent:
-            return
-        again = self._told_again(user, prepared)
-        if again is not None:
-            raise again
-        if any(event.code != "clock_reused" for event in spent):
-            raise _reused()
-
-    def _first_verdict(
-        self, unit: Unit, prepared: Prepared, fault: Rejection | Postponed
-    ) -> Result | Rejection | Postponed:
-        """What a mutation about to be refused for `fault` is answered: the verdict that the journal recorded for it,
-        `clock_reused` where that was for another content, else the fault.
-
-        Until the journal has been asked, for the whole unit at once, the best is assumed.
-        """
-        if isinstance(fault, ToldAgain) or not journal.may_know(prepared):
-            return fault
-        key = RowKey(prepared.scope, prepared.entity, prepared.row)
-        if key not in self.facts.recorded:
-            named = (RowKey(p.scope, p.entity, p.row) for p in unit.mutations if journal.may_know(p))
-            self.needs.recorded.update(key for key in named if key not in self.facts.recorded)
-            return Result(prepared.sent.seq, "applied")
-        recorded = [
-            event
-            for event in (*reversed(self._events.get(prepared.scope, ())), *self.facts.recorded[key])
-            if event.outcome in ("applied", "superseded") and journal.is_of(event, unit.principal.user, prepared)
-        ]
-        if not recorded:
-            return fault
-        same = [event for event in recorded if event.content == prepared.content]
-        return journal.first_verdict(same[-1], prepared.scope, prepared.sent.seq) if same else _reused()
-
     # ── one mutation ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _one(
         self, unit: Unit, index: int, prepared: Prepared, done: list[Done], events: list[tuple[str, Event]]
     ) -> Result:
         """The checks in the protocol's order, then the clock rule."""
-        self._check_spent(unit.principal.user, prepared)
+        self.first.check_spent(unit.principal.user, prepared)
         self._check_schema(unit.schema)
         scope = self._check_static(unit.principal, prepared)
         write, entity = prepared.write, prepared.declared
@@ -230,7 +169,7 @@ class Settlement:
             return self._superseded(unit, prepared, Effect("superseded", RowState("", True, {})), events)
         effect = merge.apply(cell.state, write)
         if effect.verdict == "clock_reused":
-            raise _reused()
+            raise reused()
         if effect.verdict == "superseded":
             return self._superseded(unit, prepared, effect, events)
         if not effect.took_effect:
@@ -411,54 +350,6 @@ class Settlement:
         entity = self.declaration.entities[key.entity]
         return Cell(entity, None if held is None else feed.from_feed(entity, held), 0, held)
 
-    # ── the whole ────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def outcome(self, results: list[list[Result]]) -> Outcome:
-        """Everything to write and to tell, once all units are settled and nothing is missing."""
-        feed_rows: list[FeedRow] = []
-        images: list[RowImage] = []
-        gone: list[RowKey] = []
-        swapped = self.integrity.swapped()
-        for key, cell in self.cells.items():
-            state, held = cell.state, cell.held
-            if state is None:
-                continue
-            was_live = held is not None and not held.deleted
-            moved = held is None or held.version != cell.version
-            doc = cell.doc if moved else (held.doc if held is not None and state.visible else None)
-            row = feed.to_feed(key, state, cell.version, doc, self.now)
-            feed_rows.append(row)
-            self._count(key, held, row)
-            if state.visible and (moved or key in swapped):
-                images.append(feed.image(key, state, new=not was_live or key in swapped))
-            elif was_live and not state.visible:
-                gone.append(key)
-        entries = [journal.commit_entry(scope, self.now, events) for scope, events in self._events.items()]
-        moved_scopes = [state for name, state in self.scopes.items() if state != self.facts.scopes[name]]
-        saved = Saved(moved_scopes, feed_rows, images, gone, sorted(swapped), entries + self._rejections)
-        clocks = {name: state.clock for name, state in self.scopes.items()}
-        return Outcome(results, saved, list(self._commits(feed_rows, moved_scopes)), clocks, self.failures)
-
-    def _count(self, key: RowKey, held: FeedRow | None, row: FeedRow) -> None:
-        """Move the scope's digest by what this row changes (SPEC 5)."""
-        state = self.scopes[key.scope]
-        if held is not None and not held.deleted:
-            state.live -= 1
-            state.total -= digest.term(key.entity, key.row, held.version)
-        if not row.deleted:
-            state.live += 1
-            state.total += digest.term(key.entity, key.row, row.version)
-        state.total %= digest.MODULUS
-
-    def _commits(self, rows: list[FeedRow], moved: list[ScopeState]) -> Iterator[Commit]:
-        by_scope: dict[str, list[FeedRow]] = {}
-        for row in rows:
-            by_scope.setdefault(row.scope, []).append(row)
-        for state in moved:
-            after = self.facts.scopes[state.scope].head
-            shown = sorted((r for r in by_scope.get(state.scope, ()) if r.version > after), key=lambda r: r.version)
-            yield Commit(after, state, len(shown), ",".join(map(feed.change, shown)).encode())
-
 
 def _names(unit: Unit) -> str:
     return ", ".join(f"{p.sent.seq} ({p.entity}/{p.row})" for p in unit.mutations[:5])
@@ -466,10 +357,6 @@ def _names(unit: Unit) -> str:
 
 def _retry(seq: int, code: str, message: str) -> Result:
     return Result(seq, "retry", error=VerdictError(code, message))
-
-
-def _reused() -> Rejection:
-    return Rejection("clock_reused", "this reading was used for another write")
 
 
 def _shows(before: RowState | None, after: RowState) -> bool:
