@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterator
 
 from tidemark.store.base import FeedRow, Run, Saved, ScopeState, Transaction, Unavailable
@@ -201,7 +202,9 @@ class Peer:
         self.copies: dict[str, Copy] = {}
         self.rows: dict[str, dict[str, int]] = {}
         self.ends: dict[str, int] = {}
-        self.jumps: set[str] = set()
+        self.jumps: Counter[str] = Counter()
+        self.lapsed: set[str] = set()
+        """Scopes that a pull found revoked before the stream said so."""
         self.kinds: list[str] = []
         self.eager = False
         self._work: asyncio.Task[None] | None = None
@@ -255,8 +258,8 @@ class Peer:
     def _apply(self, run: Changes) -> None:
         scope = run.scope
         assert not {change.version for change in run.changes} & self.world.unread[scope], "read after revocation"
-        if scope in self.jumps and run.from_ != self.ends.get(scope, run.from_):
-            self.jumps.discard(scope)
+        if self.jumps[scope] and run.from_ != self.ends.get(scope, run.from_):
+            self.jumps[scope] -= 1
         else:
             assert run.from_ == self.ends.get(scope, run.from_), f"a gap or a repetition in {scope}"
         self.ends[scope] = run.to
@@ -272,15 +275,20 @@ class Peer:
                 if proof is not None:
                     assert digest.of_rows(("notes", row, version) for row, version in rows.items()) == proof
             case Pull():
-                raise AssertionError("a frame that does not fit")
+                assert scope in self.lapsed, "a frame that does not fit"
+                self._pull(scope)
 
     def _pull(self, scope: str) -> None:
-        """What a pull would bring, at once."""
+        """What a pull would bring, at once; one that says the scope is revoked drops its rows."""
         if self.world.is_member(scope):
             head = self.world.head(scope)
             mark = f"{self.world.store.epoch}.{head}.0.3"
             self.copies[scope] = Copy(head, head, mark)
             self.rows[scope] = self.world.rows(scope)
+        else:
+            self.copies.pop(scope, None)
+            self.rows.pop(scope, None)
+            self.lapsed.add(scope)
 
     def watermark(self, *scopes: str) -> dict[str, str]:
         """What it holds of some scopes."""

@@ -70,6 +70,8 @@ class StreamFollower:
         self._narrowed: set[str] | None = None
         self._paused: set[str] = set()
         self._marks: dict[str, str] = {}
+        self._lost: set[str] = set()
+        """Scopes revoked on this connection: a watermark that the peer gives for one may be older than that."""
         self._refused: dict[str, str | None] = {}
         """Scopes to follow after the next survey, with their marks."""
         self._held = 0
@@ -102,23 +104,30 @@ class StreamFollower:
     async def resume(self, scopes: Iterable[str], marks: Mapping[str, str]) -> None:
         """Follow more scopes, from `marks`, else from where the stream last stood. Raises Unavailable.
 
-        Those that may not be read are left out in silence; if `marks` names them, they are revoked.
+        Those that may not be read are left out in silence; if `marks` names them, they are revoked. A scope once
+        revoked on this connection begins where the stream stands, whatever mark is given.
         """
         wanted = list(dict.fromkeys(scopes))
         async with self._surveying:
             readable, states = await self._survey(frozenset(wanted))
             for scope in wanted:
                 if scope in readable:
-                    self._paused.discard(scope)
-                    self._readable.add(scope)
-                    if self._narrowed is not None:
-                        self._narrowed.add(scope)
-                    if scope in marks or scope not in self._followed:
-                        self._drop(scope)
-                        self._follow(states[scope], marks.get(scope, self._marks.get(scope)))
+                    self._resume(states[scope], None if scope in self._lost else marks.get(scope))
                 elif scope in marks and scope not in self._readable:
                     self.send(ScopeRevoked(scope))
             self._settle(readable, states)
+
+    def _resume(self, state: ScopeState, mark: str | None) -> None:
+        scope = state.scope
+        if scope in self._lost and scope not in self._readable:
+            self.send(ScopeAdded(scope))
+        self._paused.discard(scope)
+        self._readable.add(scope)
+        if self._narrowed is not None:
+            self._narrowed.add(scope)
+        if mark is not None or scope not in self._followed:
+            self._drop(scope)
+            self._follow(state, mark or self._marks.get(scope))
 
     def pause(self, scopes: Iterable[str]) -> None:
         """Follow these no more, and remember where they stood."""
@@ -153,6 +162,7 @@ class StreamFollower:
     def revoked(self, scope: str) -> None:
         self._release(self._followed.pop(scope))
         self._lose(scope)
+        self.membership_moved()  # this user may be back already, and a survey may have found so before this came
 
     def membership_moved(self) -> None:
         self._survey_due = True
@@ -229,6 +239,7 @@ class StreamFollower:
         self._readable.discard(scope)
         self._paused.discard(scope)
         self._marks.pop(scope, None)
+        self._lost.add(scope)
         self.send(ScopeRevoked(scope))
 
     def _make_due(self, following: Following) -> None:
@@ -247,9 +258,13 @@ class StreamFollower:
             before = named.members
             self._hub.saw(named)
             self._survey_due = False
-            readable = await self._hub.access.readable(self._principal)
-            scopes = {own, *(scope for scope in readable if scope in also or self._covers(scope))}
-            found = await store.states(scopes)
+            try:
+                readable = await self._hub.access.readable(self._principal)
+                scopes = {own, *(scope for scope in readable if scope in also or self._covers(scope))}
+                found = await store.states(scopes)
+            except Unavailable:
+                self.membership_moved()  # the hub will not tell again of what this was to find
+                raise
             states = {scope: found.get(scope) or ScopeState(scope) for scope in scopes}
             named = states[own]
             if named.members == before:
