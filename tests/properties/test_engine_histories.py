@@ -20,7 +20,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from tests.backend.engine_world import DECLARATION, Device, Json, World, fates, key, running
-from tests.properties.fold import Folded, fold
+from tests.properties.fold import Folded
+from tests.properties.plain_rows import REFERRING, Model, Name, restricted, target_of, write_of
 from tidemark.store.base import EventQuery, Store
 from tidemark.store.migrate import migrate
 from tidemark.store.postgresql import PostgresStore
@@ -34,50 +35,10 @@ SHARED = ["workspace:7", "workspace:8"]
 USERS = ["ada", "bob", "cy"]
 ROWS = [key(n) for n in range(1, 7)]
 KEYS = {"tags": ["a", "b"], "numbers": ["1", "2", "3"]}
-REFERRING = {"nodes": ["parent"], "pins": ["node", "owner"], "hints": ["node"], "traces": ["node"], "links": ["number"]}
-CASCADES = [("nodes", "parent"), ("pins", "owner"), ("links", "number")]
 RIGHTS = {"editor", "owner"}
 
-Name = tuple[str, str, str]
-"""(scope, entity, row)."""
+
 Unit = list[Mutation]
-
-
-class Model:
-    """What was accepted, row by row, and the plain fold of it."""
-
-    def __init__(self) -> None:
-        self.writes: dict[Name, dict[str, Write]] = defaultdict(dict)
-        self._folded: dict[Name, Folded] = {}
-
-    def accept(self, name: Name, write: Write) -> None:
-        """Take in a write, whenever it comes and however often."""
-        self.writes[name].setdefault(write.at, write)
-        self._folded.pop(name, None)
-
-    def doc(self, name: Name) -> Json | None:
-        """What a row shows; None when it shows nothing."""
-        folded = self.folded(name)
-        return None if folded is None else folded.doc
-
-    def folded(self, name: Name) -> Folded | None:
-        """What a row comes to; None when nobody ever wrote it."""
-        if name not in self.writes:
-            return None
-        if name not in self._folded:
-            self._folded[name] = fold(self.writes[name].values())
-        return self._folded[name]
-
-    def visible(self, scope: str) -> dict[tuple[str, str], Json]:
-        """Every document of a scope, without key and times."""
-        found = {name: self.doc(name) for name in self.writes if name[0] == scope}
-        return {(entity, row): doc for (_, entity, row), doc in found.items() if doc is not None}
-
-    def latest(self, name: Name) -> str:
-        """The time of a row's latest write."""
-        folded = self.folded(name)
-        assert folded is not None
-        return clock.instant(folded.updated_at)
 
 
 class Copy(Struct):
@@ -250,7 +211,7 @@ class History:
             if first is not None and first.status == "rejected":
                 assert result.error == first.error
             if result.status in {"applied", "superseded"}:
-                self.model.accept(_name(peer, mutation), _write(mutation))
+                self.model.accept(_name(peer, mutation), write_of(mutation))
             if first is None:
                 known[mutation.at] = result
                 peer.sent.append((mutation, result))
@@ -338,7 +299,9 @@ class History:
         elif fate == "row_unknown":
             assert (mutation.op, kept) == ("patch", None)
         elif fate == "ref_missing":
-            named = {(_target(entity), str(fields[name])) for name in REFERRING[entity] if fields.get(name) is not None}
+            named = {
+                (target_of(entity), str(fields[name])) for name in REFERRING[entity] if fields.get(name) is not None
+            }
             assert named - present
         elif fate == "unique_violation":
             names = {fields.get("name"), kept and kept.kept.get("name")} - {None}
@@ -347,7 +310,7 @@ class History:
             )
         elif fate == "ref_in_use":
             assert mutation.op == "delete"
-            assert _restricted(before, (entity, row))
+            assert restricted(before, (entity, row))
         else:
             assert fate in {"applied", "superseded", "unknown_field"}, (mutation, result)
             assert not elsewhere or fate == "unknown_field"
@@ -363,11 +326,11 @@ class History:
     ) -> None:
         """What an applied write refers to, if it still stands, is there; what restricted a delete is gone."""
         if name in before and name not in after:
-            assert not _restricted(before, name), mutation
+            assert not restricted(before, name), mutation
         for field in REFERRING.get(name[0], ()) if name in after and mutation.op == "patch" else ():
             target = mutation.fields.get(field)
             if target is not None and after[name][field] == target:
-                assert (_target(name[0]), str(target)) in after, mutation
+                assert (target_of(name[0]), str(target)) in after, mutation
 
     async def settle(self) -> None:
         """Everybody catches up, and holds the fold of what was accepted; so do the stored digests."""
@@ -428,35 +391,6 @@ def _scope(peer: Peer, mutation: Mutation) -> str:
 
 def _name(peer: Peer, mutation: Mutation) -> Name:
     return _scope(peer, mutation), mutation.entity, mutation.row
-
-
-def _restricted(before: dict[tuple[str, str], Json], name: tuple[str, str]) -> bool:
-    """Whether a pin refers to a row that would go with this one, and would not go with it."""
-    gone = {name}
-    while True:
-        drawn = {
-            (entity, row)
-            for entity, field in CASCADES
-            for (kind, row), doc in before.items()
-            if kind == entity and (_target(entity), str(doc[field])) in gone
-        }
-        if drawn <= gone:
-            break
-        gone |= drawn
-    pins = {row: doc["node"] for (entity, row), doc in before.items() if entity == "pins" and ("pins", row) not in gone}
-    return any(("nodes", node) in gone for node in pins.values())
-
-
-def _target(entity: str) -> str:
-    return "numbers" if entity == "links" else "nodes"
-
-
-def _write(mutation: Mutation) -> Write:
-    """What a mutation says, absent fields of a put with their defaults."""
-    if mutation.op != "put":
-        return Write(mutation.op, mutation.at, mutation.fields or {})
-    fields = DECLARATION.entities[mutation.entity].fields
-    return Write("put", mutation.at, {name: mutation.fields.get(name, field.initial) for name, field in fields.items()})
 
 
 def _allowed(first: Result | None) -> set[str]:
