@@ -16,6 +16,8 @@ from .settings import LogFormat, LogLevel
 
 _LEVELS: Final = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 _FIRST: Final = ("timestamp", "level", "event")
+_NO_FAULT: Final = frozenset({"ASGI callable returned without completing handshake."})
+"""What uvicorn calls an error and is none: a websocket's handshake that was answered with a status, as it may be."""
 _encode = msgspec.json.Encoder(enc_hook=repr).encode
 
 
@@ -116,5 +118,7 @@ class _Forward(logging.Handler):
     """Hands a library's record to structlog."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        if record.msg in _NO_FAULT:
+            return
         level = min(logging.ERROR, record.levelno)
         structlog.get_logger().log(level, record.getMessage(), logger=record.name, exc_info=record.exc_info or None)

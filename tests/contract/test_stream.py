@@ -13,7 +13,7 @@ from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
 from tests.contract.client import SECRET, Device, Service, fresh, token
-from tests.contract.conftest import ORIGIN
+from tests.contract.conftest import ORIGIN, Running
 from tests.contract.stream import Stream, close_code, open_socket
 
 
@@ -55,6 +55,15 @@ def test_the_subprotocol_is_required(service: Service, offered: list[str] | None
     with pytest.raises(InvalidStatus) as refused:
         connect(service.stream_url, subprotocols=names, proxy=None)
     assert refused.value.response.status_code == 400
+
+
+def test_a_refused_handshake_is_no_fault_of_the_service(running: Running, device: Device) -> None:
+    """Whoever calls without the subprotocol does not fill the log with errors."""
+    with pytest.raises(InvalidStatus):
+        connect(running.service.stream_url, proxy=None)
+    with Stream(device) as stream:
+        stream.welcome()
+    assert "handshake" not in running.server.log.read_text(encoding="utf-8")
 
 
 def test_the_subprotocol_is_chosen_among_others(service: Service) -> None:
