@@ -85,88 +85,8 @@ def declared_metadata(declaration: Declaration, metadata: MetaData | None = None
 def own_metadata() -> MetaData:
     """The six tables of ours."""
     metadata = MetaData()
-    Table(
-        "sync_meta",
-        metadata,
-        Column("name", name_type(128), primary_key=True),
-        Column("value", long_type(), nullable=False),
-    )
-    Table(
-        "sync_scope",
-        metadata,
-        Column("scope", name_type(450), primary_key=True),
-        _counter("head"),
-        _counter("floor"),
-        Column("clock", name_type(34), nullable=False, server_default=""),
-        _counter("live"),
-        _counter("total"),
-        _counter("members"),
-        _counter("horizon"),
-    )
-    Table(
-        "sync_feed",
-        metadata,
-        Column("entity", name_type(NAME_MAX)),
-        Column("row", name_type(128)),
-        Column("scope", name_type(450)),
-        Column("version", BigInteger, nullable=False),
-        Column("deleted", Boolean, nullable=False),
-        Column("doc", long_type(), nullable=False),
-        Column("root", name_type(34), nullable=False),
-        Column("clocks", long_type(), nullable=False),
-        Column("arrived", BigInteger, nullable=False),
-        Column("residue", Boolean, nullable=False),
-        PrimaryKeyConstraint("entity", "row", "scope"),
-        Index("ix_sync_feed_version", "scope", "version"),
-        Index("ix_sync_feed_residue", "arrived", postgresql_where=text("residue"), sqlite_where=text("residue")),
-    )
-    Table(
-        "sync_journal",
-        metadata,
-        Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
-        Column("scope", name_type(450), nullable=False),
-        Column("arrived", BigInteger, nullable=False),
-        Column("events", long_type(), nullable=False),
-        Column("rows", long_type().with_variant(postgresql.ARRAY(BigInteger), "postgresql"), nullable=False),
-        Column("spent", BigInteger),
-        Index("ix_sync_journal_scope", "scope", "id"),
-        Index("ix_sync_journal_arrived", "arrived"),
-        Index(
-            "ix_sync_journal_spent",
-            "spent",
-            postgresql_where=text("spent IS NOT NULL"),
-            sqlite_where=text("spent IS NOT NULL"),
-        ),
-        # A number is never given again, even after everything was forgotten: readers page by it.
-        sqlite_autoincrement=True,
-    )
-    # Its pending list is short: with the default of 4 MB, one commit now and then waits a quarter of a second for it.
-    Index(
-        "ix_sync_journal_rows",
-        metadata.tables["sync_journal"].c.rows,
-        postgresql_using="gin",
-        postgresql_with={"gin_pending_list_limit": 128},
-    ).ddl_if("postgresql")
-    Table(
-        "sync_inbox",
-        metadata,
-        Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
-        Column("entity", name_type(NAME_MAX), nullable=False),
-        Column("old_key", long_type()),
-        Column("new_key", long_type()),
-        Column("captured_at", BigInteger, nullable=False),
-        Column("who", long_type()),
-        sqlite_autoincrement=True,
-    )
-    Table(
-        "sync_member",
-        metadata,
-        Column("scope", name_type(450)),
-        Column("user", _user_type()),
-        Column("role", name_type(64), nullable=False),
-        PrimaryKeyConstraint("scope", "user"),
-        Index("ix_sync_member_user", "user"),
-    )
+    for table in (_meta_table, _scope_table, _feed_table, _journal_table, _inbox_table, _member_table):
+        table(metadata)
     return metadata
 
 
@@ -204,6 +124,106 @@ def index_name(prefix: str, table: str, columns: tuple[str, ...]) -> str:
     if len(name) <= NAME_MAX:
         return name
     return f"{name[: NAME_MAX - 9]}_{blake2b(name.encode(), digest_size=4).hexdigest()}"
+
+
+def _meta_table(metadata: MetaData) -> None:
+    Table(
+        "sync_meta",
+        metadata,
+        Column("name", name_type(128), primary_key=True),
+        Column("value", long_type(), nullable=False),
+    )
+
+
+def _scope_table(metadata: MetaData) -> None:
+    Table(
+        "sync_scope",
+        metadata,
+        Column("scope", name_type(450), primary_key=True),
+        _counter("head"),
+        _counter("floor"),
+        Column("clock", name_type(34), nullable=False, server_default=""),
+        _counter("live"),
+        _counter("total"),
+        _counter("members"),
+        _counter("horizon"),
+    )
+
+
+def _feed_table(metadata: MetaData) -> None:
+    Table(
+        "sync_feed",
+        metadata,
+        Column("entity", name_type(NAME_MAX)),
+        Column("row", name_type(128)),
+        Column("scope", name_type(450)),
+        Column("version", BigInteger, nullable=False),
+        Column("deleted", Boolean, nullable=False),
+        Column("doc", long_type(), nullable=False),
+        Column("root", name_type(34), nullable=False),
+        Column("clocks", long_type(), nullable=False),
+        Column("arrived", BigInteger, nullable=False),
+        Column("residue", Boolean, nullable=False),
+        PrimaryKeyConstraint("entity", "row", "scope"),
+        Index("ix_sync_feed_version", "scope", "version"),
+        Index("ix_sync_feed_residue", "arrived", postgresql_where=text("residue"), sqlite_where=text("residue")),
+    )
+
+
+def _journal_table(metadata: MetaData) -> None:
+    table = Table(
+        "sync_journal",
+        metadata,
+        Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+        Column("scope", name_type(450), nullable=False),
+        Column("arrived", BigInteger, nullable=False),
+        Column("events", long_type(), nullable=False),
+        Column("rows", long_type().with_variant(postgresql.ARRAY(BigInteger), "postgresql"), nullable=False),
+        Column("spent", BigInteger),
+        Index("ix_sync_journal_scope", "scope", "id"),
+        Index("ix_sync_journal_arrived", "arrived"),
+        Index(
+            "ix_sync_journal_spent",
+            "spent",
+            postgresql_where=text("spent IS NOT NULL"),
+            sqlite_where=text("spent IS NOT NULL"),
+        ),
+        # A number is never given again, even after everything was forgotten: readers page by it.
+        sqlite_autoincrement=True,
+    )
+    # Its pending list is short: with the default of 4 MB, one commit now and then waits a quarter of a second for it.
+    Index(
+        "ix_sync_journal_rows",
+        table.c.rows,
+        postgresql_using="gin",
+        postgresql_with={"gin_pending_list_limit": 128},
+    ).ddl_if("postgresql")
+
+
+def _inbox_table(metadata: MetaData) -> None:
+    Table(
+        "sync_inbox",
+        metadata,
+        Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+        Column("entity", name_type(NAME_MAX), nullable=False),
+        Column("old_key", long_type()),
+        Column("new_key", long_type()),
+        Column("captured_at", BigInteger, nullable=False),
+        Column("who", long_type()),
+        sqlite_autoincrement=True,
+    )
+
+
+def _member_table(metadata: MetaData) -> None:
+    Table(
+        "sync_member",
+        metadata,
+        Column("scope", name_type(450)),
+        Column("user", _user_type()),
+        Column("role", name_type(64), nullable=False),
+        PrimaryKeyConstraint("scope", "user"),
+        Index("ix_sync_member_user", "user"),
+    )
 
 
 def _enum_check(table: str, field: Field) -> CheckConstraint:
