@@ -8,6 +8,7 @@ import json
 import math
 import time
 from collections.abc import AsyncGenerator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ from tidemark.web.drain import Drain
 from tidemark.web.limits import RateLimit
 from tidemark.web.members import MEMBERS
 from tidemark.web.openapi import document
+from tidemark.web.pull import _until
 from tidemark_protocol.clock import is_reading
 from tidemark_protocol.errors import RequestError
 from tidemark_protocol.schema import from_wire
@@ -211,6 +213,33 @@ async def test_a_stream_that_fails_is_cut_off() -> None:
         await send_streamed(send, Streamed(b"one\n", lines(), NDJSON), gzip=False)
     assert [message.get("body") for message in sent] == [None, b"one\n", b"two\n"]
     assert all(message["more_body"] for message in sent[1:])
+
+
+@pytest.mark.parametrize("drained", [False, True])
+@pytest.mark.parametrize("gzip", [False, True])
+async def test_lines_that_nobody_reads_further_end_at_once(drained: bool, gzip: bool) -> None:
+    """When the client or the service goes away, what reads ahead for the lines is given up before the answer ends."""
+    ended: list[bool] = []
+    drain = Drain()
+
+    async def lines() -> AsyncGenerator[bytes]:
+        try:
+            for number in range(5):
+                yield b"%d\n" % number
+        finally:
+            await asyncio.sleep(0)
+            ended.append(True)
+
+    async def send(message: Any) -> None:
+        if drained:
+            drain.begin()
+        elif message.get("body"):
+            raise OSError("the client is gone")
+
+    answer = _until(drain, lines())
+    with nullcontext() if drained else pytest.raises(OSError, match="gone"):
+        await send_streamed(send, Streamed(await anext(answer), answer, NDJSON), gzip=gzip)
+    assert ended == [True]
 
 
 # ── members ──────────────────────────────────────────────────────────────────────────────────────────────────────────

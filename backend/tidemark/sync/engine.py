@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 
 from tidemark.settings import Settings
 from tidemark.store.base import Store
@@ -115,7 +115,7 @@ class Engine:
         self.check_schema(request.schema)
         return await self._puller.page(principal, request)
 
-    def pull_lines(self, principal: Principal, request: PullRequest) -> AsyncIterator[bytes]:
+    def pull_lines(self, principal: Principal, request: PullRequest) -> AsyncGenerator[bytes]:
         """Runs one to a line, and the trailer (SPEC 5). RequestError `schema_mismatch`."""
         self.check_schema(request.schema)
         return self._puller.lines(principal, request)

@@ -8,7 +8,7 @@ leaves (SPEC 6, revocation).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -65,7 +65,7 @@ class Puller:
                     return _body(page)
                 await watch.changed(left)
 
-    async def lines(self, principal: Principal, request: PullRequest) -> AsyncIterator[bytes]:
+    async def lines(self, principal: Principal, request: PullRequest) -> AsyncGenerator[bytes]:
         """Runs one to a line, page after page until caught up, then the trailer; the next page is read while one is
         on its way.
         """

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 from msgspec.structs import replace
 
@@ -33,9 +34,10 @@ def pull_route(engine: Engine, drain: Drain) -> Route:
     return Route("/sync/pull", {"POST": pull})
 
 
-async def _until(drain: Drain, lines: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
-    """The lines; cut off when the service goes away (those before stand)."""
-    async for line in lines:
-        yield line
-        if drain.begun:
-            return
+async def _until(drain: Drain, lines: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+    """The lines; cut off when the service goes away (those before stand). Whoever stops reading ends theirs too."""
+    async with aclosing(lines):
+        async for line in lines:
+            yield line
+            if drain.begun:
+                return
