@@ -12,7 +12,8 @@ import msgspec
 import pytest
 
 from tidemark_protocol import messages
-from tidemark_protocol.errors import MUTATION_CODES, REQUEST_CODES, Remedy
+from tidemark_protocol.errors import MUTATION_CODES, REQUEST_CODES, DeclarationError, Remedy
+from tidemark_protocol.schema import parse
 from tidemark_protocol.stream_server import SUBPROTOCOL, CloseCode
 
 ROOT = Path(__file__).parents[2]
@@ -88,6 +89,26 @@ def test_every_frame_travels_its_way(direction: str, union: Any) -> None:
     """The unions of frames hold what appendix A sends each way."""
     said = {name for name, travels, _ in table("message", "travels as", "members") if travels.endswith(direction)}
     assert said == {struct.__name__ for struct in union.__args__}
+
+
+@pytest.mark.parametrize(
+    ("said", "number", "field"),
+    [
+        (r"schema: 3 +# 1 to ([\d,]+);", "%d", "type: text"),
+        (r"`precision` \(1 to (\d+)", "1", "type: decimal, precision: %d"),
+        (r"`scale` \(0 to (\d+)", "1", "type: decimal, precision: 65, scale: %d"),
+        (r"code points, up to ([\d,]+)", "1", "type: text, max: %d"),
+    ],
+)
+def test_the_numbers_of_a_declaration_end_where_section_10_says(said: str, number: str, field: str) -> None:
+    """The greatest number that section 10 names is taken, the next one is refused."""
+    found = re.search(said, SPEC)
+    assert found is not None
+    limit = int(found[1].replace(",", ""))
+    text = f"schema: {number}\nentities: {{a: {{scope: user, fields: {{b: {{{field}}}}}}}}}"
+    parse(text % limit)
+    with pytest.raises(DeclarationError):
+        parse(text % (limit + 1))
 
 
 def test_the_wire_has_not_changed_unnoticed() -> None:
