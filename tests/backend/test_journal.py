@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from msgspec import UNSET
 from msgspec.structs import replace
 
@@ -58,6 +59,28 @@ def test_what_names_no_row_is_not_indexed() -> None:
     assert (entry.rows, entry.spent) == ([], None)
     assert (event.op, event.row, event.values) == ("", "", 5)
     assert not journal.may_know(nameless)
+
+
+def test_what_names_no_reading_is_not_asked_for() -> None:
+    """The journal can know a mutation of a row at a reading; whatever else is sent as `at` was never accepted."""
+    assert journal.may_know(PREPARED)
+    for at in ("", "now", AT.upper(), AT + "0", 5):
+        assert not journal.may_know(Preparer(DECLARATION, 4_096).prepare(ADA, replace(SENT, at=at)))
+
+
+@pytest.mark.parametrize("user", ["ada", "a", 'a"d\\a', "\0\x1fä☃", "ad"])
+def test_the_events_of_one_user_are_picked_out(user: str) -> None:
+    """All of theirs, in order, whatever the name holds, and none of others' of a like name."""
+    mine = [replace(APPLIED, user=user, version=version) for version in (7, 8, 9)]
+    other = replace(APPLIED, user=user + "m", client=user)
+    entries = [[mine[0], other], [other], [other, mine[1], mine[2]]]
+    found = [row(journal.commit_entry("user:ada", 5, events)) for events in entries]
+    assert list(journal.events_of(user, found)) == mine
+
+
+def test_entries_that_do_not_name_the_user_are_not_decoded() -> None:
+    """Of a row that others write all day, their entries are passed over as they are."""
+    assert list(journal.events_of("ada", [JournalRow(1, "user:ada", 5, 'no JSON of "bob"')])) == []
 
 
 def test_an_event_is_of_one_user_s_mutation_alone() -> None:

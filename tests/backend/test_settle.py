@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -10,9 +11,13 @@ from msgspec.structs import replace
 
 from tests.backend.engine_world import DECLARATION, START, World, fates, key, running
 from tidemark.store.memory import MemoryTransaction
+from tidemark.sync import facts
+from tidemark.sync.feed import row_hash
 from tidemark_protocol import clock, merge
 
 W = "workspace:7"
+DRIFT = 60_000
+SKEW = 10 * 60_000
 
 
 @pytest.fixture
@@ -142,9 +147,9 @@ async def test_first_verdicts_under_a_strange_schema_number_cost_few_questions(
     asked = []
     honest = MemoryTransaction.entries_of
 
-    async def counting(self: MemoryTransaction, scope: str, rows: set[int]) -> object:
+    async def counting(self: MemoryTransaction, scope: str, rows: set[int], since: int, limit: int) -> object:
         asked.append(rows)
-        return await honest(self, scope, rows)
+        return await honest(self, scope, rows, since, limit)
 
     monkeypatch.setattr(MemoryTransaction, "entries_of", counting)
     results = await ada.push(*puts, ada.put("notes", key(300)), puts[0], schema=99)
@@ -152,6 +157,67 @@ async def test_first_verdicts_under_a_strange_schema_number_cost_few_questions(
     assert fates(results[200:]) == ["schema_mismatch", "unavailable"]
     assert len(asked) == 1
     assert fates(await ada.push(ada.put("notes", key(301)), schema=0)) == ["schema_mismatch"]
+
+
+async def test_a_first_verdict_is_found_behind_a_long_journal(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a row that others wrote a hundred times before, and again since, the verdict of a mutation is told again with
+    a bound of five entries: the search begins where the mutation can have arrived, a drift before its reading (I23).
+    """
+    monkeypatch.setattr(facts, "_ENTRIES", 5)
+    ada, bob = world.device(), world.device("bob")
+    await ada.apply(ada.put("nodes", key(1), scope=W))
+    for _ in range(100):
+        await bob.apply(bob.patch("nodes", key(1), {"name": "b"}, scope=W))
+    world.time += DRIFT + SKEW + 1
+    ahead = ada.patch("nodes", key(1), {"name": "a"}, scope=W, at=ada.at(DRIFT))
+    (first,) = await ada.apply(ahead)
+    await world.grant(W, ada=None)
+    world.time += 5 * SKEW
+    for _ in range(100):
+        await bob.apply(bob.patch("nodes", key(1), {"labels/x": 1}, scope=W))
+    assert await ada.push(ahead) == [first]
+    assert fates(await ada.push(replace(ahead, fields={"name": "c"}))) == ["clock_reused"]
+
+
+async def test_the_search_for_a_first_verdict_is_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stranger who names a row and an old reading has no more than a thousand entries read, and takes none from what
+    is read for others of the same batch (I23).
+    """
+    ada, bob, mallory = world.device(), world.device("bob"), world.device("mallory")
+    (first,) = await ada.apply(old := ada.put("nodes", key(1), scope=W))
+    await world.grant(W, ada=None)
+    entry = next(e for e in world.memory.journal.values() if row_hash("nodes", key(1)) in e.rows)
+    crowd = replace(entry, arrived=START - 5 * SKEW, events=entry.events.replace("ada", "bob"))
+    world.memory.journal |= dict.fromkeys(range(-3_000, 0), crowd)
+    read: list[int] = []
+    honest = MemoryTransaction.entries_of
+
+    async def counting(self: MemoryTransaction, scope: str, rows: set[int], since: int, limit: int) -> object:
+        found = await honest(self, scope, rows, since, limit)
+        read.append(len(found))
+        return found
+
+    monkeypatch.setattr(MemoryTransaction, "entries_of", counting)
+    ancient = mallory.put("nodes", key(1), scope=W, at=clock.reading(0, 0, "0" * 16))
+    told = await asyncio.gather(
+        bob.push(bob.put("nodes", key(2), scope=W)), mallory.push(ancient), ada.push(old), mallory.push(ancient)
+    )
+    assert [fates(results) for results in told] == [["applied"], ["forbidden"], ["applied"], ["forbidden"]]
+    assert told[2] == [first]
+    assert max(read) == 1_000
+
+
+async def test_a_write_that_is_accepted_asks_the_journal_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither an applied nor a superseded mutation reads the entries of its row."""
+
+    async def never(*_: object) -> object:
+        raise AssertionError("asked")
+
+    monkeypatch.setattr(MemoryTransaction, "entries_of", never)
+    ada = world.device()
+    put = ada.put("notes", key(1))
+    results = await ada.push(put, put, ada.put("notes", key(1), at=ada.at(-5_000)), ada.delete("notes", key(1)))
+    assert fates(results) == ["applied", "applied", "superseded", "applied"]
 
 
 async def test_a_verdict_outlives_its_entity(world: World) -> None:

@@ -47,20 +47,32 @@ async def test_a_reading_may_be_spent_twice(store: Store) -> None:
 
 
 async def test_commits_are_found_by_the_rows_they_name(journal: Store) -> None:
-    """Newest first, of one scope, each once, rejections left out."""
+    """Oldest first, of one scope, each once, rejections left out."""
 
     async def body(transaction: Transaction) -> list[str]:
         asked = [(W, {2}), (W, {1, 2, HIGH}), (V, {1, 2}), (W, {9}), (W, {3, 1})]
-        return [texts(await transaction.entries_of(scope, rows)) for scope, rows in asked]
+        return [texts(await transaction.entries_of(scope, rows, 0, 10)) for scope, rows in asked]
 
-    assert await journal.transact(body) == ["ca", "ca", "b", "", "fa"]
+    assert await journal.transact(body) == ["ac", "ac", "b", "", "af"]
+
+
+async def test_commits_are_found_from_a_time_up_to_a_number(journal: Store) -> None:
+    """None that arrived before `since`, and of the others the oldest, in the order of ids; entries of other scopes,
+    other rows and rejections do not count.
+    """
+    asked = [(100, 10), (101, 10), (200, 1), (201, 10), (301, 10), (-1, 2), (-1, 1), (1 << 48, 10)]
+
+    async def body(transaction: Transaction) -> list[str]:
+        return [texts(await transaction.entries_of(W, {1, 2, 3}, since, limit)) for since, limit in asked]
+
+    assert await journal.transact(body) == ["acf", "cf", "c", "f", "", "ac", "a", ""]
 
 
 async def test_a_transaction_reads_entries_whole(journal: Store) -> None:
     """Scope, time and events come back as saved, and the id that events are paged by."""
 
     async def body(transaction: Transaction) -> list[JournalRow]:
-        return await transaction.entries_of(W, {3})
+        return await transaction.entries_of(W, {3}, 0, 10)
 
     found = await journal.transact(body)
     assert [row[1:] for row in found] == [(W, 300, '["f"]')]
@@ -136,6 +148,6 @@ async def test_what_was_forgotten_is_not_found(journal: Store) -> None:
     await journal.forget_journal(1_000, 10)
 
     async def body(transaction: Transaction) -> list[list[JournalRow]]:
-        return [await transaction.spent([77, HIGH]), await transaction.entries_of(W, [1, 2, 3])]
+        return [await transaction.spent([77, HIGH]), await transaction.entries_of(W, [1, 2, 3], 0, 10)]
 
     assert await journal.transact(body) == [[], []]

@@ -163,7 +163,7 @@ async def test_load_of_nothing_is_nothing(store: Store) -> None:
             await transaction.load([]),
             await transaction.roles([]),
             await transaction.spent([]),
-            await transaction.entries_of(W, []),
+            await transaction.entries_of(W, [], 0, 10),
             await transaction.referring(W, "names", "name", []),
             await transaction.holders(W, "names", ("name",), []),
         ]

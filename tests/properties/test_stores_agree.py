@@ -166,8 +166,14 @@ class Lockstep(RuleBasedStateMachine):
 
         self.both(ask)
 
-    @rule(scope=scopes, rows=hashes, values=st.lists(st.tuples(st.sampled_from("abc")), unique=True))
-    def look(self, scope: str, rows: list[int], values: list[tuple[str]]) -> None:
+    @rule(
+        scope=scopes,
+        rows=hashes,
+        since=times,
+        limit=st.integers(1, 5),
+        values=st.lists(st.tuples(st.sampled_from("abc")), unique=True),
+    )
+    def look(self, scope: str, rows: list[int], since: int, limit: int, values: list[tuple[str]]) -> None:
         """Everything that can be asked within a transaction."""
 
         async def body(transaction: Transaction) -> object:
@@ -175,7 +181,7 @@ class Lockstep(RuleBasedStateMachine):
             return (
                 sorted(map(repr, await transaction.load(keys))),
                 await transaction.roles([(scope, user) for user in USERS]),
-                _without_ids(await transaction.entries_of(scope, rows)),
+                _without_ids(await transaction.entries_of(scope, rows, since, limit)),
                 sorted(_without_ids(await transaction.spent(rows))),
                 sorted(await transaction.holders(scope, "names", ("name",), values)),
                 sorted(await transaction.holders(scope, "names", ("shelf", "place"), [(uuid(9), 0), (uuid(9), 1)])),

@@ -156,8 +156,11 @@ class Transaction(Protocol):
     async def spent(self, hashes: Collection[int]) -> list[JournalRow]:
         """Entries of rejected readings by their hash."""
 
-    async def entries_of(self, scope: str, rows: Collection[int]) -> list[JournalRow]:
-        """Commit entries of a scope that name any of these row hashes, newest first."""
+    async def entries_of(self, scope: str, rows: Collection[int], since: int, limit: int) -> list[JournalRow]:
+        """Commit entries of a scope that name any of these row hashes and arrived at `since` (ms) or later: the first
+        `limit` of them in the order of ids. What stands behind those is given up, so that a row written all day costs
+        no more than any other.
+        """
 
     async def referring(self, scope: str, entity: str, field: str, targets: Collection[str]) -> list[tuple[str, str]]:
         """(target, row) of every table row of `entity` in the scope whose `field` names one of `targets`."""

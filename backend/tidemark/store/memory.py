@@ -216,12 +216,17 @@ class MemoryTransaction:
     async def spent(self, hashes: Collection[int]) -> list[JournalRow]:
         return [_entry(number, entry) for number, entry in self._journal.items() if entry.spent in hashes]
 
-    async def entries_of(self, scope: str, rows: Collection[int]) -> list[JournalRow]:
-        return [
+    async def entries_of(self, scope: str, rows: Collection[int], since: int, limit: int) -> list[JournalRow]:
+        wanted = set(rows)
+        found = [
             _entry(number, entry)
-            for number, entry in sorted(self._journal.items(), reverse=True)
-            if entry.scope == scope and entry.spent is None and not set(rows).isdisjoint(entry.rows)
+            for number, entry in sorted(self._journal.items())
+            if entry.scope == scope
+            and entry.spent is None
+            and entry.arrived >= since
+            and not wanted.isdisjoint(entry.rows)
         ]
+        return found[:limit]
 
     async def referring(self, scope: str, entity: str, field: str, targets: Collection[str]) -> list[tuple[str, str]]:
         named = [(image.values[field], image.key.row) for image in self._images(scope, entity)]

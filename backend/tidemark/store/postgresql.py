@@ -280,10 +280,11 @@ class PostgresTransaction:
             return []
         return [JournalRow(*record) for record in await self._fetch(statements.SPENT, list(hashes))]
 
-    async def entries_of(self, scope: str, rows: Collection[int]) -> list[JournalRow]:
+    async def entries_of(self, scope: str, rows: Collection[int], since: int, limit: int) -> list[JournalRow]:
         if not rows:
             return []
-        return [JournalRow(*record) for record in await self._fetch(statements.ENTRIES, scope, list(rows))]
+        found = await self._fetch(statements.ENTRIES, scope, list(rows), since, limit)
+        return [JournalRow(*record) for record in found]
 
     async def referring(self, scope: str, entity: str, field: str, targets: Collection[str]) -> list[tuple[str, str]]:
         if not targets:

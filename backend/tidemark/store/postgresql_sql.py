@@ -147,9 +147,15 @@ LOAD_EXACT: Final = f"""
     SELECT {FEED_OF_F} FROM unnest($1::text[], $2::text[], $3::text[]) AS v(scope, entity, "row")
     JOIN sync_feed AS f ON f.entity = v.entity AND f."row" = v."row" AND f.scope = v.scope"""
 SPENT: Final = f"SELECT {sql.JOURNAL} FROM sync_journal WHERE spent = ANY($1::bigint[])"
+# The index of rows alone finds them: OFFSET 0 keeps out that of the scope, `+ 0` that of arrivals, which hold far more.
+# Events are read only of the entries given.
 ENTRIES: Final = f"""
-    SELECT {sql.JOURNAL} FROM sync_journal
-    WHERE scope = $1 AND {NAMING.format("$2")} AND spent IS NULL ORDER BY id DESC"""
+    SELECT {sql.JOURNAL} FROM sync_journal WHERE id = ANY(ARRAY(
+        SELECT id FROM (
+            SELECT id, scope, spent FROM sync_journal
+            WHERE rows && $2::bigint[] AND arrived + 0 >= $3::bigint OFFSET 0
+        ) AS named WHERE scope = $1 AND spent IS NULL ORDER BY id LIMIT $4
+    )) ORDER BY id"""
 SAVE: Final = f"""
     WITH feed AS (
         INSERT INTO sync_feed ({sql.FEED}) SELECT * FROM {_unnest(FEED_KINDS, 1)} {sql.FEED_UPSERT}

@@ -295,8 +295,9 @@ class SqliteTransaction:
     async def spent(self, hashes: Collection[int]) -> list[JournalRow]:
         return [JournalRow(*found) for found in self._connection.execute(statements.SPENT, (_array(hashes),))]
 
-    async def entries_of(self, scope: str, rows: Collection[int]) -> list[JournalRow]:
-        return [JournalRow(*found) for found in self._connection.execute(statements.ENTRIES, (scope, _array(rows)))]
+    async def entries_of(self, scope: str, rows: Collection[int], since: int, limit: int) -> list[JournalRow]:
+        values = (scope, since, _array(rows), limit)
+        return [JournalRow(*found) for found in self._connection.execute(statements.ENTRIES, values)]
 
     async def referring(self, scope: str, entity: str, field: str, targets: Collection[str]) -> list[tuple[str, str]]:
         found = await self.holders(scope, entity, (field,), [(target,) for target in targets])

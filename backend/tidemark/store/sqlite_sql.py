@@ -57,7 +57,7 @@ JOURNAL: Final = "INSERT INTO sync_journal (scope, arrived, events, rows, spent)
 SPENT: Final = f"SELECT {sql.JOURNAL} FROM sync_journal WHERE spent {AMONG.format('?')}"
 ENTRIES: Final = f"""
     SELECT {sql.JOURNAL} FROM sync_journal
-    WHERE scope = ? AND {NAMING.format("?")} AND spent IS NULL ORDER BY id DESC"""
+    WHERE scope = ? AND arrived >= ? AND spent IS NULL AND {NAMING.format("?")} ORDER BY id LIMIT ?"""
 RESIDUES: Final = (
     f"SELECT {sql.FEED} FROM sync_feed WHERE residue AND arrived < ? AND root < ? ORDER BY arrived LIMIT ?"
 )

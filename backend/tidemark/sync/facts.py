@@ -9,28 +9,36 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Final
 
 from msgspec import Struct
 
 from tidemark.store.base import FeedRow, RowKey, ScopeState, Transaction
+from tidemark_protocol import clock
 from tidemark_protocol.model import Declaration
 
 from .feed import row_hash, values_of
-from .journal import Event, decode, spent_hash
+from .journal import Event, decode, events_of, spent_hash
 from .prepare import Prepared
 
 Referring = tuple[str, str, str, str]
 """(scope, entity, field, target): which rows of the entity name the target in that field."""
 Holding = tuple[str, str, tuple[str, ...], tuple[Any, ...]]
 """(scope, entity, fields, values): which row holds these values."""
+Recorded = tuple[str, str, str, str, str]
+"""(scope, user, entity, row, at): what the journal recorded of this user's mutation."""
+
+_ENTRIES: Final = 1_000
+"""Entries of the journal read for the refused mutations of one user in one scope."""
+_CLOCK_SKEW: Final = 10 * 60 * 1_000
+"""How far (ms) the wall clocks of two processes, or of one at two times, may stand apart."""
 
 
 class Needs(Struct):
     """Facts that the merge missed."""
 
     rows: set[RowKey] = set()
-    recorded: set[RowKey] = set()
+    recorded: set[Recorded] = set()
     referring: set[Referring] = set()
     holders: set[Holding] = set()
 
@@ -39,17 +47,20 @@ class Needs(Struct):
 
 
 class Facts:
-    """What is known so far, within one transaction. `reach` bounds the rows that are loaded ahead of a cascade."""
+    """What is known so far, within one transaction. `reach` bounds the rows that are loaded ahead of a cascade;
+    `max_drift` (ms) is how far ahead of its arrival a reading may lie.
+    """
 
-    def __init__(self, declaration: Declaration, reach: int) -> None:
+    def __init__(self, declaration: Declaration, reach: int, max_drift: int) -> None:
         self._declaration = declaration
         self._reach = reach
+        self._max_drift = max_drift
         self.scopes: dict[str, ScopeState] = {}
         self.roles: dict[tuple[str, str], str] = {}
         self.rows: dict[RowKey, FeedRow | None] = {}
         self.places: dict[tuple[str, str], set[str]] = defaultdict(set)
         self.spent: dict[int, list[Event]] = {}
-        self.recorded: dict[RowKey, list[Event]] = {}
+        self.recorded: dict[Recorded, list[Event]] = {}
         self.referring: dict[Referring, list[str]] = {}
         self.holders: dict[Holding, list[str]] = {}
 
@@ -101,17 +112,27 @@ class Facts:
         await self._load_referring(tx, needs.referring)
         await self._load_holders(tx, needs.holders)
 
-    async def _load_recorded(self, tx: Transaction, keys: set[RowKey]) -> None:
-        by_scope: dict[str, dict[tuple[str, str], RowKey]] = defaultdict(dict)
-        for key in keys:
-            self.recorded[key] = []
-            by_scope[key.scope][key.entity, key.row] = key
-        for scope, wanted in by_scope.items():
-            for row in await tx.entries_of(scope, {row_hash(*pair) for pair in wanted}):
-                for event in decode(row):
-                    found = wanted.get((event.entity, event.row))
-                    if found is not None:
-                        self.recorded[found].append(event)
+    async def _load_recorded(self, tx: Transaction, needs: set[Recorded]) -> None:
+        """What the journal recorded, oldest first; a question for each user, so that nobody's bound is used up by
+        another.
+
+        A mutation arrives `max_drift` before its reading at the earliest. Given up are verdicts behind `_ENTRIES`
+        others of the rows asked about, counted from the earliest of the user's readings; and those of mutations that
+        arrived earlier still: before `max_drift` was lowered, or while the clock of the scope, and so a reading, ran
+        more than `_CLOCK_SKEW` further ahead.
+        """
+        by_user: dict[tuple[str, str], list[Recorded]] = defaultdict(list)
+        for asked in needs:
+            self.recorded[asked] = []
+            by_user[asked[:2]].append(asked)
+        for (scope, user), mutations in by_user.items():
+            hashes = {row_hash(entity, row) for _, _, entity, row, _ in mutations}
+            earliest = min(clock.millis_of(at) for *_, at in mutations)
+            since = earliest - self._max_drift - _CLOCK_SKEW
+            for event in events_of(user, await tx.entries_of(scope, hashes, since, _ENTRIES)):
+                found = self.recorded.get((scope, user, event.entity, event.row, event.at))
+                if found is not None:
+                    found.append(event)
 
     async def _load_referring(self, tx: Transaction, needs: set[Referring]) -> None:
         """Who refers to these rows, and where that is a cascade, who refers to those in turn."""

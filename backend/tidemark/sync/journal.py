@@ -5,13 +5,14 @@ One entry for each scope and commit; a rejection has an entry of its own, found 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any, Final, Literal
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from tidemark.store.base import JournalEntry, JournalRow
-from tidemark_protocol import rows
+from tidemark_protocol import clock, rows
 from tidemark_protocol.errors import Rejection
 from tidemark_protocol.messages import Result, VerdictError
 
@@ -63,6 +64,14 @@ def decode(row: JournalRow) -> list[Event]:
     return _events.decode(row.events)
 
 
+def events_of(user: str, found: Iterable[JournalRow]) -> Iterator[Event]:
+    """The events of one user; entries that do not name the user are not decoded, for that costs most."""
+    named = _encoder.encode(user).decode()
+    for row in found:
+        if named in row.events:
+            yield from (event for event in decode(row) if event.user == user)
+
+
 def commit_entry(scope: str, arrived: int, events: list[Event]) -> JournalEntry:
     hashes = {row_hash(event.entity, event.row) for event in events}
     return JournalEntry(scope, arrived, _encoder.encode(events).decode(), sorted(hashes))
@@ -96,8 +105,11 @@ def rejection_entry(scope: str, arrived: int, event: Event, reading: int | None)
 
 
 def may_know(prepared: Prepared) -> bool:
-    """Whether a verdict but a rejection can have been recorded: it names a row of a scope that there could be."""
-    return prepared.reading is not None and rows.SCOPE.fullmatch(prepared.scope) is not None
+    """Whether a verdict but a rejection can have been recorded: it names a row of a scope that there could be, and a
+    reading.
+    """
+    named = prepared.reading is not None and rows.SCOPE.fullmatch(prepared.scope) is not None
+    return named and clock.is_reading(prepared.at)
 
 
 def is_of(event: Event, user: str, prepared: Prepared) -> bool:

@@ -267,7 +267,7 @@ class Pipeline:
 
     async def _merge(self, tx: Transaction, slices: list[Slice]) -> Merged:
         """Lock, load, merge (again, as long as facts are missing), save."""
-        facts = Facts(self._declaration, self._limits.cascade)
+        facts = Facts(self._declaration, self._limits.cascade, self._limits.max_drift)
         now = self._now()
         deferred = await self._lock(tx, facts, slices)
         settled = [part for part in slices if not any(part is other for other in deferred)]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tidemark.store.base import RowKey
 from tidemark_protocol.errors import Postponed, Rejection
 from tidemark_protocol.messages import Result
 
 from . import journal
 from .batch import Unit
-from .facts import Facts, Needs
+from .facts import Facts, Needs, Recorded
 from .journal import Event, ToldAgain
 from .prepare import Prepared
 
@@ -53,20 +52,21 @@ class FirstVerdicts:
         """
         if isinstance(fault, ToldAgain) or not journal.may_know(prepared):
             return fault
-        key = RowKey(prepared.scope, prepared.entity, prepared.row)
-        if key not in self._facts.recorded:
-            named = (RowKey(p.scope, p.entity, p.row) for p in unit.mutations if journal.may_know(p))
-            self._needs.recorded.update(key for key in named if key not in self._facts.recorded)
+        user = unit.principal.user
+        known = self._facts.recorded.get(_asked(user, prepared))
+        if known is None:
+            asked = {_asked(user, p) for p in unit.mutations if journal.may_know(p)}
+            self._needs.recorded |= asked - self._facts.recorded.keys()
             return Result(prepared.sent.seq, "applied")
         recorded = [
             event
-            for event in (*reversed(self._events.get(prepared.scope, ())), *self._facts.recorded[key])
-            if event.outcome in ("applied", "superseded") and journal.is_of(event, unit.principal.user, prepared)
+            for event in (*known, *self._events.get(prepared.scope, ()))
+            if event.outcome in ("applied", "superseded") and journal.is_of(event, user, prepared)
         ]
         if not recorded:
             return fault
         same = [event for event in recorded if event.content == prepared.content]
-        return journal.first_verdict(same[-1], prepared.scope, prepared.sent.seq) if same else reused()
+        return journal.first_verdict(same[0], prepared.scope, prepared.sent.seq) if same else reused()
 
     def _spent(self, user: str, prepared: Prepared) -> list[Event]:
         """Rejections of this very reading, recorded before or in this batch."""
@@ -74,6 +74,10 @@ class FirstVerdicts:
             return []
         found = self._facts.spent.get(prepared.reading, []) + self._spent_here.get(prepared.reading, [])
         return [e for e in found if journal.is_of(e, user, prepared) and e.scope == prepared.scope]
+
+
+def _asked(user: str, prepared: Prepared) -> Recorded:
+    return prepared.scope, user, prepared.entity, prepared.row, prepared.at
 
 
 def reused() -> Rejection:
