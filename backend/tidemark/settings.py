@@ -149,7 +149,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     max_doc: Annotated[int, About(SIZE, "Bytes in one document.")] = 256 * _KIB
     cascade_limit: Annotated[int, About(NUMBER, "Rows that one delete may reach through references.")] = 10_000
     pull_buffer: Annotated[int, About(SIZE, "Bytes of changes in one page of a pull, a single larger one aside.")] = (
-        4096 * _KIB
+        8192 * _KIB
     )
     rate_limit: Annotated[int, About(NUMBER, "Requests a minute for each user and process; 0 for no limit.")] = 6_000
 

@@ -1,7 +1,7 @@
 """What the PostgreSQL store says: parameters are whole columns as arrays, and canonical texts are cast in SQL.
 
-Numbers and booleans go as the text of one array literal: the driver takes longer to encode an array of them than the
-rest of a row needs.
+Numbers, booleans and texts without special characters go as the text of one array literal: the driver takes far longer
+to encode an array of them.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from .sql import all_of, names, taken_over
 from .tables import ADVISORY_CLASS
 
 _ARRAYS: Final = {"integer": "bigint", "number": "float8", "boolean": "boolean"}
+_PLAIN: Final = frozenset({"name", "uuid", "decimal", "date", "time", "datetime"})
+"""Kinds of canonical texts that need no escaping within a quoted element."""
 _CASTS: Final = {
     "decimal": "::numeric",
     "date": "::date",
@@ -97,23 +99,33 @@ def _cast(column: ColumnOf) -> str:
     return _CASTS.get(column.kind, "")
 
 
-FEED_KINDS: Final = ["text", "text", "text", "integer", "boolean", "text", "text", "text", "integer", "boolean"]
-JOURNAL_KINDS: Final = ["text", "integer", "text", "text", "integer"]
-STATE_KINDS: Final = ["text", "integer", "integer", "text", "integer", "integer", "integer", "integer"]
+_NAME: Final = "name"
+"""The kind of a column of our own that holds names, clocks or array literals: no quote, no backslash."""
+FEED_KINDS: Final = [*[_NAME] * 3, "integer", "boolean", "text", _NAME, "text", "integer", "boolean"]
+JOURNAL_KINDS: Final = [_NAME, "integer", "text", _NAME, "integer"]
+STATE_KINDS: Final = [_NAME, "integer", "integer", _NAME, "integer", "integer", "integer", "integer"]
 
 
 def packed(kinds: Iterable[str], columns: Iterable[Sequence[Any]]) -> list[Any]:
     """Columns as the parameters of `unnest` over columns of these kinds."""
-    return [_literal(column) if kind in _ARRAYS else column for kind, column in zip(kinds, columns, strict=True)]
+    return [_packed(kind, column) for kind, column in zip(kinds, columns, strict=True)]
 
 
-def _literal(values: Sequence[float | None]) -> str:
-    texts = map(str, values) if None not in values else ("NULL" if value is None else str(value) for value in values)
+def _packed(kind: str, values: Sequence[Any]) -> Any:
+    if kind in _PLAIN:
+        if None not in values:
+            return '{"' + '","'.join(values) + '"}' if values else "{}"
+        texts = ("NULL" if value is None else f'"{value}"' for value in values)
+    elif kind in _ARRAYS:
+        texts = ("NULL" if value is None else str(value) for value in values)
+    else:
+        return values
     return f"{{{','.join(texts)}}}"
 
 
 def _arrays(kinds: Iterable[str], first: int) -> str:
-    elements = [_ARRAYS.get(kind) for kind in kinds]
+    literal = {**_ARRAYS, **dict.fromkeys(_PLAIN, "text")}
+    elements = [literal.get(kind) for kind in kinds]
     return ", ".join(f"${i}::text::{e}[]" if e else f"${i}::text[]" for i, e in enumerate(elements, first))
 
 

@@ -31,6 +31,10 @@ log = structlog.get_logger(__name__)
 
 MAX_BATCH = 2_000
 """Mutations that one transaction takes at most, unless a single request holds more."""
+WORTH_A_BATCH = 100
+"""Mutations that are worth a transaction beside one under way; fewer wait to be more, for `LINGER` at most."""
+LINGER = 0.01
+"""Seconds that a push waits for company while another batch is under way: one that is held up delays nobody longer."""
 MAX_ROUNDS = 64
 """Rounds of loading facts before a batch is given up: deeper chains of cascades than this are refused."""
 _TAKEN_RETRIES = 3
@@ -108,6 +112,8 @@ class Pipeline:
         self._patience = patience
         self._pause = pause
         self._waiting: deque[Request] = deque()
+        self._weight = 0
+        self._timer: asyncio.TimerHandle | None = None
         self._busy: set[str] = set()
         self._running: set[asyncio.Task[None]] = set()
 
@@ -134,6 +140,7 @@ class Pipeline:
             deadline=loop.time() + self._patience,
         )
         self._waiting.append(request)
+        self._weight += request.size
         self._start()
         await asyncio.shield(request.answer)
         return request.results, request.clock
@@ -146,13 +153,25 @@ class Pipeline:
             await asyncio.gather(*self._running, *answers, return_exceptions=True)
 
     def _start(self) -> None:
-        while len(self._running) < self._writers:
+        while self._waiting and len(self._running) < self._writers:
+            if self._running and not self._is_worth_a_batch():
+                if self._timer is None:
+                    self._timer = asyncio.get_running_loop().call_later(LINGER, self._start_late)
+                return
             batch = self._next_batch()
             if not batch:
                 return
             task = asyncio.create_task(self._run(batch))
             self._running.add(task)
             task.add_done_callback(self._ended)
+
+    def _start_late(self) -> None:
+        self._timer = None
+        self._start()
+
+    def _is_worth_a_batch(self) -> bool:
+        since = self._waiting[0].deadline - self._patience
+        return self._weight >= WORTH_A_BATCH or asyncio.get_running_loop().time() - since >= LINGER
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
@@ -178,6 +197,7 @@ class Pipeline:
                 kept.append(request)
                 held.update(request.scopes)
         self._waiting = kept
+        self._weight = sum(request.size for request in kept)
         self._busy.update(scope for request in batch for scope in request.scopes)
         return batch
 

@@ -22,6 +22,9 @@ from tidemark_protocol.watermark import Watermark
 from .access import Access, Principal
 from .hub import Hub
 
+LINE = 2_000
+"""Changes in one line of a streamed pull at most: small enough that the database reads ahead while one is sent."""
+
 
 class Page(Struct):
     """Runs as bytes by scope; `more`: not everything was reached; `clock` is not below anything that it reflects.
@@ -70,9 +73,10 @@ class Puller:
         on its way.
         """
         marks = dict(request.watermark or {})
+        limit = min(request.limit, LINE)
 
         async def following() -> Page:
-            page = await self._read(principal, replace(request, watermark=marks))
+            page = await self._read(principal, replace(request, watermark=marks, limit=limit))
             marks.update(page.marks)
             return page
 

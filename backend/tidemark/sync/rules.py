@@ -41,12 +41,14 @@ class Deed(Struct, frozen=True):
 
 RuleFunction = Callable[[Deed], str | None]
 _registered: dict[tuple[str, When], list[RuleFunction]] = {}
+_ruled: set[str] = set()
 
 
 def rule(entity: str, *, when: tuple[When, ...] = ("put", "patch")) -> Callable[[RuleFunction], RuleFunction]:
     """Register a function for an entity: `put` a new or revived row, `patch` any change of a live one, `delete`."""
 
     def register(function: RuleFunction) -> RuleFunction:
+        _ruled.add(entity)
         for moment in when:
             functions = _registered.setdefault((entity, moment), [])
             if function not in functions:
@@ -72,4 +74,4 @@ def check(entity: Entity, deed: Deed) -> None:
 
 
 def has_rules(entity: Entity) -> bool:
-    return bool(entity.rules) or any(name == entity.name for name, _ in _registered)
+    return bool(entity.rules) or entity.name in _ruled
