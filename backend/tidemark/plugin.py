@@ -98,6 +98,7 @@ class SyncPlugin(InitPluginProtocol):
             now=config.now,
             chance=config.chance,
         )
+        self.metrics.streams.set_function(self.engine.hub.count_streams)
         self._jwks = httpx2.AsyncClient(timeout=_JWKS_TIMEOUT)
         limiter = RateLimit(settings.rate_limit, config.monotonic)
         self.frame = Frame(self._authenticator(), limiter, self.metrics, config.log, config.monotonic)

@@ -179,6 +179,10 @@ class Hub:
     def leave(self, stream: object) -> None:
         self._streams.pop(stream, None)
 
+    def count_streams(self) -> int:
+        """Streams open in this process."""
+        return len(self._streams)
+
     # ── what happened ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def committed(self, commit: Commit) -> None:
