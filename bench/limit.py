@@ -53,18 +53,23 @@ async def upserts(url: str, clients: int, batches: int, size: int) -> float:
     return clients * batches * size / took
 
 
-async def select_json(url: str, rows: int, rounds: int = 3) -> float:
-    """Rows a second of a bare SELECT of rows as JSON text; the best of some rounds."""
+async def select_json(url: str, rows: int, rounds: int = 3) -> tuple[float, float]:
+    """Rows a second of a bare SELECT of rows as JSON, the best of some rounds: (made by the database, stored)."""
     connection = await asyncpg.connect(url)
     await connection.execute("CREATE TABLE ready (id uuid PRIMARY KEY, doc text)")
-    columns = _columns(Source(7).rows(rows))
     await connection.execute("TRUNCATE bare")
-    await connection.execute(_UPSERT, *columns)
+    await connection.execute(_UPSERT, *_columns(Source(7).rows(rows)))
     await connection.execute("INSERT INTO ready SELECT id, row_to_json(bare)::text FROM bare")
+    built = await _best(connection, "SELECT row_to_json(bare)::text FROM bare", rounds)
+    ready = await _best(connection, "SELECT doc FROM ready", rounds)
+    await connection.close()
+    return built, ready
+
+
+async def _best(connection: asyncpg.Connection, query: str, rounds: int) -> float:
     best = 0.0
     for _ in range(rounds):
         began = time.perf_counter()
-        found = await connection.fetch("SELECT doc FROM ready")
+        found = await connection.fetch(query)
         best = max(best, len(found) / (time.perf_counter() - began))
-    await connection.close()
     return best
