@@ -89,6 +89,21 @@ def hurry(world: World, patience: float) -> None:
     world.engine._pipeline._patience = patience
 
 
+async def hanging(world: World) -> tuple[asyncio.Task[Any], asyncio.Event]:
+    """A push of ada's whose transaction has begun and does not end until the event."""
+    began, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def hang() -> None:
+        began.set()
+        await goes_on.wait()
+
+    ada = world.device()
+    moody(world).first = [hang]
+    stuck = asyncio.create_task(ada.push(ada.put("notes", key(1))))
+    await began.wait()
+    return stuck, goes_on
+
+
 # ── halves ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -200,16 +215,8 @@ async def test_pushes_that_wait_are_committed_together(world: World) -> None:
 
 async def test_a_transaction_that_hangs_holds_up_nobody_else(world: World) -> None:
     """A small push waits for company while a batch is under way, but goes alone when that one does not end."""
-    began, goes_on = asyncio.Event(), asyncio.Event()
-
-    async def hang() -> None:
-        began.set()
-        await goes_on.wait()
-
-    ada, bob = world.device(), world.device("bob")
-    moody(world).first = [hang]
-    stuck = asyncio.create_task(ada.push(ada.put("notes", key(1))))
-    await began.wait()
+    bob = world.device("bob")
+    stuck, goes_on = await hanging(world)
     async with asyncio.timeout(5):
         assert fates(await bob.push(bob.put("notes", key(2)))) == ["applied"]
     assert not stuck.done()
@@ -221,16 +228,8 @@ async def test_what_is_worth_a_transaction_waits_for_none(world: World, monkeypa
     """A large push begins beside the batch under way at once."""
     monkeypatch.setattr("tidemark.sync.pipeline.LINGER", 3600.0)
     monkeypatch.setattr("tidemark.sync.pipeline.WORTH_A_BATCH", 3)
-    began, goes_on = asyncio.Event(), asyncio.Event()
-
-    async def hang() -> None:
-        began.set()
-        await goes_on.wait()
-
-    ada, bob = world.device(), world.device("bob")
-    moody(world).first = [hang]
-    stuck = asyncio.create_task(ada.push(ada.put("notes", key(1))))
-    await began.wait()
+    bob = world.device("bob")
+    stuck, goes_on = await hanging(world)
     async with asyncio.timeout(5):
         assert fates(await bob.push(*(bob.put("notes", key(n)) for n in (2, 3, 4)))) == ["applied"] * 3
     goes_on.set()
