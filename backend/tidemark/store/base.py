@@ -17,7 +17,7 @@ it in a thread of its own). Scopes, rows and clocks are compared byte by byte. T
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from msgspec import Struct
 
@@ -38,6 +38,10 @@ class ConstraintFailed(Exception):
     def __init__(self, message: str, *, unique: bool) -> None:
         super().__init__(message)
         self.unique = unique
+
+
+class Held(Exception):
+    """What was saved waits for a row, key or unique value that another program's transaction has not committed yet."""
 
 
 class RowKey(NamedTuple):
@@ -115,11 +119,55 @@ class JournalRow(NamedTuple):
     events: str
 
 
+UNIT: Final = "\x1f"
+"""Stands between the parts of an identity: the ASCII unit separator, which no key of the protocol holds."""
+
+
+class Identity(NamedTuple):
+    """What names a row of a captured table in SQL: the texts of the columns that no two rows share (the scope column
+    first where keys are `per_scope`, then those of the key), joined by UNIT.
+    """
+
+    entity: str
+    text: str
+
+
+class InboxEntry(NamedTuple):
+    """A row of `sync_inbox`: triggers saw this row change. `captured_at` is a time of the database's clock (ms), `who`
+    the database's user, where it has users.
+    """
+
+    id: int
+    entity: str
+    identity: str
+    captured_at: int
+    who: str | None
+
+
+class TableRow(Struct, frozen=True):
+    """A row of a captured table as SQL holds it. `scope` is the text of the scope column; `values` are canonical where
+    the column's value has a canonical form for the field's type, else the text that the database gives (a validator
+    refuses it).
+    """
+
+    identity: Identity
+    scope: str | None
+    values: dict[str, Any]
+
+
+class Backlog(NamedTuple):
+    """How much waits in the inbox, and since when (ms; None when empty)."""
+
+    entries: int
+    oldest: int | None
+
+
 class Saved(Struct):
     """Everything one transaction writes.
 
     `swapped` are live rows whose unique values pass from one to another within this save: their table rows are
-    removed before any is written. `gone` are rows to remove from their tables.
+    removed before any is written. `gone` are rows to remove from their tables. `drained` are entries of the inbox
+    to remove.
     """
 
     scopes: list[ScopeState]
@@ -128,6 +176,7 @@ class Saved(Struct):
     gone: list[RowKey]
     swapped: list[RowKey]
     journal: list[JournalEntry]
+    drained: Sequence[int] = ()
 
 
 class Run(Struct, frozen=True):
@@ -173,8 +222,25 @@ class Transaction(Protocol):
     async def set_role(self, scope: str, user: str, role: str | None) -> None:
         """Give a user a role in a scope, or take it away (None)."""
 
+    async def table_rows(
+        self, identities: Collection[Identity], lock: Collection[Identity]
+    ) -> tuple[list[TableRow], set[Identity]]:
+        """The rows of captured tables under these identities as they stand; and those of `lock` (a subset) that a
+        transaction of another program holds.
+
+        The other rows of `lock` are locked until the end, without waiting: no other program changes them meanwhile.
+        A row that is not there is not locked.
+        """
+
+    async def captured(self, identities: Collection[Identity]) -> list[InboxEntry]:
+        """The inbox's entries of these rows, in the order of ids."""
+
     async def save(self, saved: Saved) -> None:
-        """Write it all; raises RowTaken or ConstraintFailed, after which the transaction can only end."""
+        """Write it all; raises RowTaken, ConstraintFailed or Held, after which the transaction can only end.
+
+        What this writes into a captured table need not be reported to the inbox, unless the table holds something else
+        afterwards than what was written: another program's trigger may change it.
+        """
 
 
 class EventQuery(Struct, frozen=True):
@@ -196,6 +262,8 @@ class Store(Protocol):
     """A database that holds the feed, the journal and the declared tables."""
 
     epoch: str
+    exclusive: bool
+    """Whether one process alone may have this database open."""
 
     async def open(self) -> None:
         """Connect, check settings, and settle the epoch by the database's fingerprint (SPEC 1)."""
@@ -238,3 +306,18 @@ class Store(Protocol):
 
     async def lease(self, name: str, owner: str, now: int, until: int) -> bool:
         """Take or keep a lease row of `sync_meta` until `until`; False while another holds it."""
+
+    async def inbox(self, passed: Collection[int], limit: int) -> list[InboxEntry]:
+        """The inbox's first entries in the order of ids, without those `passed` over."""
+
+    async def backlog(self) -> Backlog:
+        """How much waits in the inbox."""
+
+    async def report(self, identities: Collection[Identity], at: int) -> None:
+        """Append rows to the inbox, as triggers do, at the time `at` (ms)."""
+
+    async def sweep(self, entity: str, after: Identity | None, limit: int) -> list[TableRow]:
+        """The rows of an entity's table (captured or not) behind an identity, in the order of its columns."""
+
+    async def live(self, entity: str, after: tuple[str, str] | None, limit: int) -> list[FeedRow]:
+        """The live feed rows of an entity behind (row, scope), in that order."""

@@ -201,17 +201,18 @@ def _journal_table(metadata: MetaData) -> None:
 
 
 def _inbox_table(metadata: MetaData) -> None:
-    Table(
+    table = Table(
         "sync_inbox",
         metadata,
         Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
         Column("entity", name_type(NAME_MAX), nullable=False),
-        Column("old_key", long_type()),
-        Column("new_key", long_type()),
+        Column("identity", long_type(), nullable=False),
         Column("captured_at", BigInteger, nullable=False),
         Column("who", long_type()),
         sqlite_autoincrement=True,
     )
+    # Of texts of any length: an index that refused one would fail the other program's write.
+    Index("ix_sync_inbox_identity", table.c.identity, postgresql_using="hash", mysql_length=190, mariadb_length=190)
 
 
 def _member_table(metadata: MetaData) -> None:

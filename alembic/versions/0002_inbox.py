@@ -1,0 +1,57 @@
+"""The inbox names each row by the texts of the columns that identify it."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import mysql, postgresql
+
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+
+NUMBER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+LONG = sa.Text().with_variant(mysql.LONGTEXT(charset="utf8mb4", collation="utf8mb4_bin"), "mysql", "mariadb")
+NAME = (
+    sa.String(63)
+    .with_variant(sa.Text(), "sqlite")
+    .with_variant(postgresql.TEXT(collation="C"), "postgresql")
+    .with_variant(mysql.VARCHAR(63, charset="ascii", collation="ascii_bin"), "mysql", "mariadb")
+)
+
+
+def upgrade() -> None:
+    op.drop_table("sync_inbox")  # nothing has filled it before this revision
+    op.create_table(
+        "sync_inbox",
+        sa.Column("id", NUMBER, primary_key=True, autoincrement=True),
+        sa.Column("entity", NAME, nullable=False),
+        sa.Column("identity", LONG, nullable=False),
+        sa.Column("captured_at", sa.BigInteger(), nullable=False),
+        sa.Column("who", LONG),
+        sqlite_autoincrement=True,
+    )
+    op.create_index(
+        "ix_sync_inbox_identity",
+        "sync_inbox",
+        ["identity"],
+        postgresql_using="hash",
+        mysql_length=190,
+        mariadb_length=190,
+    )
+
+
+def downgrade() -> None:
+    op.drop_table("sync_inbox")
+    op.create_table(
+        "sync_inbox",
+        sa.Column("id", NUMBER, primary_key=True, autoincrement=True),
+        sa.Column("entity", NAME, nullable=False),
+        sa.Column("old_key", LONG),
+        sa.Column("new_key", LONG),
+        sa.Column("captured_at", sa.BigInteger(), nullable=False),
+        sa.Column("who", LONG),
+        sqlite_autoincrement=True,
+    )
