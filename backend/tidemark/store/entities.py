@@ -15,6 +15,18 @@ from tidemark_protocol.rows import key_values, scope_id
 from .base import ConstraintFailed, RowImage, RowKey
 
 _JSON: Final = frozenset({"json", "map"})
+_MYSQL: Final = (
+    "CONVERT({0} USING utf8mb4)",
+    lambda parts: f"CONCAT_WS(CHAR(31 USING utf8mb4), {', '.join(parts)})",
+)
+_IDENTITY: Final[dict[str, tuple[str, Callable[[list[str]], str]]]] = {
+    "postgresql": ("{0}::text", lambda parts: f"pg_catalog.concat_ws(pg_catalog.chr(31), {', '.join(parts)})"),
+    # Bytes that are no text must not reach the inbox as one: nobody could read it.
+    "sqlite": ("CASE typeof({0}) WHEN 'blob' THEN hex({0}) ELSE CAST({0} AS TEXT) END", " || char(31) || ".join),
+    "mysql": _MYSQL,
+    "mariadb": _MYSQL,
+}
+"""By dialect, the text of a column and how the texts are joined."""
 _encode_json = msgspec.json.Encoder().encode
 
 
@@ -84,6 +96,12 @@ class EntityTable:
     def row_text(self, as_text: str, prefix: str = "") -> str:
         """The SQL that spells a table row's key; `as_text` is a cast, with `{}` for the column."""
         return " || ':' || ".join(as_text.format(prefix + column.name) for column in self.key)
+
+    def identity_text(self, dialect: str, prefix: str = "") -> str:
+        """The SQL that spells a table row's identity, as `base.Identity` has it: in triggers and statements alike."""
+        as_text, join = _IDENTITY[dialect]
+        parts = [f"COALESCE({as_text.format(prefix + column.name)}, '')" for column in self.identity]
+        return parts[0] if len(parts) == 1 else join(parts)
 
     def encoded(self, fields: Iterable[str], values: Collection[tuple[Any, ...]]) -> list[list[Any]]:
         """For each field the parameters of all value tuples."""
