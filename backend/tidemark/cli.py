@@ -9,7 +9,7 @@ import socket
 import sys
 import time
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 import jwt
@@ -17,10 +17,10 @@ import structlog
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
-from tidemark_protocol.errors import DeclarationError
 from tidemark_protocol.model import Declaration
 
 from . import log, plugin
+from .admin.options import Faults, database_option, end, schema_option, settings_of
 from .app import DATA, create_app, own_command
 from .settings import (
     VARIABLES,
@@ -33,8 +33,6 @@ from .settings import (
     variable,
 )
 from .store import migrate as migrations
-from .store.base import Unavailable
-from .store.tables import Unfit
 
 _LISTEN_BACKLOG = 2048
 _WS_MAX_SIZE = 2 * 1024 * 1024
@@ -47,11 +45,6 @@ _KEEP_ALIVE = 75
 
 _log = structlog.get_logger(__name__)
 
-_schema = click.option("--schema", metavar="FILE", help="The declaration.  [TIDEMARK_SCHEMA]")
-_database = click.option(
-    "--database", "database_url", metavar="URL", help="sqlite:////path or postgresql://…  [TIDEMARK_DATABASE_URL]"
-)
-
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="tidemark")
@@ -63,20 +56,20 @@ def main() -> None:
 
 
 @main.command()
-@_schema
-@_database
+@schema_option
+@database_option
 @click.option("--host", help="Address to listen on.  [TIDEMARK_HOST]")
 @click.option("--port", type=int, help="Port to listen on.  [TIDEMARK_PORT]")
 @click.option("--workers", type=int, help="Processes; more than one needs PostgreSQL.  [TIDEMARK_WORKERS]")
 @click.option("--migrate", is_flag=True, help="Bring the database up to date first.")
 def serve(migrate: bool, **given: Any) -> None:
     """Run the service."""
-    settings = _settings(**given)
+    settings = settings_of(**given)
     # Rules are modules of whoever runs the service: of the folder it runs in, as for `python -m`.
     sys.path.insert(0, str(Path.cwd()))
     log.configure(settings.log_level, settings.log_format, sys.stdout.buffer, terminal=sys.stdout.isatty())
     development = not settings.has_keys
-    with _Faults():
+    with Faults():
         if development:
             settings = for_development(settings, DATA, os.urandom)
         _prepare(settings, migrate=migrate)
@@ -96,12 +89,12 @@ def serve(migrate: bool, **given: Any) -> None:
 
 
 @main.command()
-@_schema
-@_database
+@schema_option
+@database_option
 def migrate(**given: Any) -> None:
     """Bring the service's tables and the declared ones up to date."""
-    settings = _settings(**given)
-    with _Faults():
+    settings = settings_of(**given)
+    with Faults():
         _migrate(settings, plugin.read_declaration(settings))
     click.echo(f"{settings.database_name} is up to date")
 
@@ -112,8 +105,8 @@ def migrate(**given: Any) -> None:
 @click.option("--ttl", default="1h", show_default=True, help="How long it is good.")
 def token(user: str, role: str | None, ttl: str) -> None:
     """Write a token signed with the shared secret, or with that of development mode."""
-    settings = _settings()
-    with _Faults():
+    settings = settings_of()
+    with Faults():
         if settings.has_keys and settings.jwt_secret is None:
             raise SettingsError([f"tokens are your identity provider's: {variable('jwt_secret')} is not set"])
         secret = settings.jwt_secret or development_secret(DATA, os.urandom)
@@ -137,19 +130,19 @@ def schema() -> None:
 @click.argument("file", type=click.Path(dir_okay=False))
 def check(file: str) -> None:
     """Name every fault of a schema file by its path in it."""
-    with _Faults():
+    with Faults():
         declaration = plugin.read_declaration(Settings(schema=file))
     click.echo(f"{file}: schema {declaration.number}, {len(declaration.entities)} entities, no faults")
 
 
 @schema.command()
-@_schema
-@_database
+@schema_option
+@database_option
 @click.option("-m", "--message", required=True, metavar="TEXT", help="What changed.")
 def revision(message: str, **given: Any) -> None:
     """Write a migration for what the declaration changed, to be read before it is run."""
-    settings = _settings(**given)
-    with _Faults():
+    settings = settings_of(**given)
+    with Faults():
         declaration, folder = plugin.read_declaration(settings), plugin.migrations_of(settings)
         written = migrations.revision(settings.database_url, declaration, folder, message)
     for file in written:
@@ -164,42 +157,13 @@ def epoch() -> None:
 
 
 @epoch.command()
-@_schema
-@_database
+@schema_option
+@database_option
 def renew(**given: Any) -> None:
     """Draw a new epoch: after a restore or a roll-back, so that every replica starts anew."""
-    settings = _settings(**given)
-    with _Faults():
+    settings = settings_of(**given)
+    with Faults():
         click.echo(asyncio.run(plugin.renew_epoch(settings, plugin.read_declaration(settings))))
-
-
-def _settings(**given: Any) -> Settings:
-    with _Faults():
-        return Settings.from_environ(os.environ, **given)
-
-
-class _Faults:
-    """Ends the program with what is wrong, one line each, where a configuration or a database cannot be used."""
-
-    def __enter__(self) -> None:
-        return
-
-    def __exit__(self, _kind: object, error: BaseException | None, _at: object) -> None:
-        match error:
-            case SettingsError():
-                _end(error.faults)
-            case DeclarationError():
-                _end([f"{fault.path}: {fault.message}" if fault.path else fault.message for fault in error.faults])
-            case OSError(filename=str(name)):
-                _end([f"{name}: {error.strerror}"])
-            case Unfit() | Unavailable():
-                _end([str(error)])
-
-
-def _end(faults: list[str]) -> NoReturn:
-    for fault in faults:
-        click.echo(f"tidemark: {fault}", err=True)
-    raise SystemExit(1)
 
 
 def _prepare(settings: Settings, *, migrate: bool) -> None:
@@ -210,7 +174,7 @@ def _prepare(settings: Settings, *, migrate: bool) -> None:
         _migrate(settings, declaration)
     faults = migrations.check(settings.database_url, declaration)
     if faults:
-        _end(faults)
+        end(faults)
     for warning in asyncio.run(plugin.try_database(settings, declaration)):
         _log.warning(warning)
 
@@ -225,7 +189,7 @@ def _listen(settings: Settings) -> socket.socket:
     try:
         listener = socket.create_server((settings.host, settings.port), family=family, backlog=_LISTEN_BACKLOG)
     except OSError as fault:
-        _end([f"cannot listen on {settings.host}:{settings.port}: {fault.strerror or fault}"])
+        end([f"cannot listen on {settings.host}:{settings.port}: {fault.strerror or fault}"])
     for option, value in (("TCP_USER_TIMEOUT", _STALLED_AFTER), ("TCP_NOTSENT_LOWAT", _UNSENT)):
         if hasattr(socket, option):
             listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
