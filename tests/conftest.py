@@ -9,12 +9,14 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from filelock import FileLock
 
-from tests.servers import PostgresServer
+from tests.servers import MariadbServer, PostgresServer
+
+Server = TypeVar("Server", PostgresServer, MariadbServer)
 
 _RUN = pytest.StashKey[Path]()
 _NOT_RUN = "cannot run here: "
@@ -36,9 +38,8 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """End what the run has started, once all workers are done."""
     if hasattr(config, "workerinput"):
         return
-    state = config.stash[_RUN] / "postgres.json"
-    if state.exists():
-        _attach(state).stop()
+    _stop(config, PostgresServer)
+    _stop(config, MariadbServer)
     shutil.rmtree(config.stash[_RUN])
 
 
@@ -56,18 +57,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @pytest.fixture(scope="session")
 def postgres_server(pytestconfig: pytest.Config) -> PostgresServer:
     """The PostgreSQL cluster of this run, shared by all its workers; started when the first test asks for it."""
-    missing = PostgresServer.missing()
-    if missing and os.environ.get("CI") == "true":
-        pytest.fail(missing, pytrace=False)
-    if missing:
-        pytest.skip(_NOT_RUN + missing)
-    folder = pytestconfig.stash[_RUN]
-    state = folder / "postgres.json"
-    with FileLock(folder / "postgres.lock"):
-        if not state.exists():
-            server = PostgresServer().start()
-            state.write_text(json.dumps({"port": server.port, "folder": str(server.folder)}))
-    return _attach(state)
+    return _shared(pytestconfig, PostgresServer)
+
+
+@pytest.fixture(scope="session")
+def mariadb_server(pytestconfig: pytest.Config) -> MariadbServer:
+    """The MariaDB server of this run, shared and started in the same way."""
+    return _shared(pytestconfig, MariadbServer)
 
 
 @pytest.fixture
@@ -78,15 +74,47 @@ def postgresql_url(postgres_server: PostgresServer) -> Iterator[str]:
     postgres_server.drop_database(url)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture
+def mariadb_url(mariadb_server: MariadbServer) -> Iterator[str]:
+    """The URL of a fresh, empty MariaDB database."""
+    url = mariadb_server.create_database()
+    yield url
+    mariadb_server.drop_database(url)
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of a fresh, empty database: the test runs once on SQLite and once on PostgreSQL."""
+    """The URL of a fresh, empty database: the test runs once on SQLite, on PostgreSQL and on MariaDB."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'tidemark.db'}"
-    url: str = request.getfixturevalue("postgresql_url")
+    url: str = request.getfixturevalue(f"{request.param}_url")
     return url
 
 
-def _attach(state: Path) -> PostgresServer:
+def _shared(config: pytest.Config, kind: type[Server]) -> Server:
+    missing = kind.missing()
+    if missing and os.environ.get("CI") == "true":
+        pytest.fail(missing, pytrace=False)
+    if missing:
+        pytest.skip(_NOT_RUN + missing)
+    state = _state(config, kind)
+    with FileLock(state.with_suffix(".lock")):
+        if not state.exists():
+            server = kind().start()
+            state.write_text(json.dumps({"port": server.port, "folder": str(server.folder)}))
+    return _attach(kind, state)
+
+
+def _stop(config: pytest.Config, kind: type[Server]) -> None:
+    state = _state(config, kind)
+    if state.exists():
+        _attach(kind, state).stop()
+
+
+def _state(config: pytest.Config, kind: type[Server]) -> Path:
+    return config.stash[_RUN] / f"{kind.__name__}.json"
+
+
+def _attach(kind: type[Server], state: Path) -> Server:
     found = json.loads(state.read_text())
-    return PostgresServer.attach(found["port"], Path(found["folder"]))
+    return kind.attach(found["port"], Path(found["folder"]))

@@ -1,12 +1,14 @@
 """Servers that tests, the bench and the demo start for themselves, on free ports of the loopback interface.
 
-`PostgresServer` is a private throw-away cluster, `TidemarkServer` the real `tidemark serve` in a process of its own:
+`PostgresServer` is a private throw-away cluster, `MariadbServer` the same of MariaDB, `TidemarkServer` the real
+`tidemark serve` in a process of its own:
 
     with PostgresServer() as postgres, TidemarkServer(SCHEMA, postgres.create_database()) as server:
         httpx2.post(f"{server.url}/sync/push", headers={"Authorization": f"Bearer {server.token('ada')}"}, json=...)
 
-Inside tests take the fixtures of `tests/conftest.py` instead of a `PostgresServer` of your own: `database_url` (runs
-the test on SQLite and on PostgreSQL), `postgresql_url` (a fresh database), `postgres_server` (the cluster itself).
+Inside tests take the fixtures of `tests/conftest.py` instead of servers of your own: `database_url` (runs the test on
+SQLite, PostgreSQL and MariaDB), `postgresql_url` and `mariadb_url` (a fresh database), `postgres_server` and
+`mariadb_server` (the server itself).
 Everything here blocks; in an async test call the slow parts through `asyncio.to_thread`.
 """
 
@@ -168,6 +170,144 @@ class PostgresServer:
         if done.returncode:
             raise ServerError(f"{program} failed: {text.strip()}")
         return text
+
+
+class MariadbServer:
+    """A private MariaDB in a temporary folder: durable, 200 connections, root without a password, loopback only.
+
+    It runs as whoever starts it, root included.
+    """
+
+    def __init__(self) -> None:
+        missing = self.missing()
+        if missing:
+            raise ServerError(missing)
+        self.port = 0
+        self._folder = Path()
+
+    @classmethod
+    def attach(cls, port: int, folder: Path) -> Self:
+        """A server that another process of this test run has started."""
+        server = cls()
+        server.port, server._folder = port, folder
+        return server
+
+    @property
+    def folder(self) -> Path:
+        """Holds the data, the unix socket and the log."""
+        return self._folder
+
+    @staticmethod
+    def missing() -> str | None:
+        """Why MariaDB cannot be had here, or None when it can."""
+        lacking = [name for name in ("mariadb-install-db", "mariadbd", "mariadb") if _mariadb(name) is None]
+        if lacking:
+            packages = "Debian packages: mariadb-server-core, mariadb-client-core"
+            return f"MariaDB is not installed ({packages}): no {', '.join(lacking)}"
+        return None
+
+    def start(self) -> Self:
+        """Create the data and start the server; returns when it answers."""
+        self._folder = Path(tempfile.mkdtemp(prefix="tidemark-mariadb-"))
+        own = ["--no-defaults", f"--datadir={self._folder / 'data'}", f"--user={pwd.getpwuid(os.geteuid()).pw_name}"]
+        try:
+            self._run("mariadb-install-db", *own, "--auth-root-authentication-method=normal", "--skip-test-db")
+            for attempt in range(3):
+                self.port = free_port()
+                try:
+                    self._launch(own)
+                except ServerError:
+                    if attempt == 2:
+                        raise
+                else:
+                    break
+        except ServerError as error:
+            tail = log_tail(self._folder / "log")
+            shutil.rmtree(self._folder)
+            raise ServerError(f"{error}\n{tail}") from error
+        return self
+
+    def stop(self) -> None:
+        """End the server at once, whoever is connected, and remove its folder."""
+        os.kill(int((self._folder / "pid").read_text()), signal.SIGKILL)
+        deadline = time.monotonic() + READY_WITHIN
+        while self._listens():
+            if time.monotonic() > deadline:
+                raise ServerError(f"MariaDB did not end within {READY_WITHIN:g} s")
+            time.sleep(0.02)
+        shutil.rmtree(self._folder)
+
+    def url(self, database: str = "mysql") -> str:
+        """The plain URL of a database of this server."""
+        return f"mariadb://root@127.0.0.1:{self.port}/{database}"
+
+    def create_database(self) -> str:
+        """Create an empty database, its default collation blind to case and trailing blanks; returns its URL."""
+        name = f"t_{uuid4().hex}"
+        self.sql(f"CREATE DATABASE {name} CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci")
+        return self.url(name)
+
+    def drop_database(self, url: str) -> None:
+        """Drop a database by its URL, and every connection to it."""
+        name = url.rpartition("/")[2]
+        self.sql(
+            "DELIMITER //\n"
+            "BEGIN NOT ATOMIC\n"
+            "  DECLARE CONTINUE HANDLER FOR 1094 BEGIN END; -- one that has ended by itself\n"
+            f"  FOR held IN (SELECT id FROM information_schema.processlist WHERE db = '{name}') DO\n"
+            "    KILL held.id;\n"
+            "  END FOR;\n"
+            f"  DROP DATABASE IF EXISTS {name};\n"
+            "END //"
+        )
+
+    def sql(self, statement: str, database: str = "mysql") -> str:
+        """Run SQL through the client; returns what it prints: values between tabs, no headers."""
+        where = ["--no-defaults", "--host=127.0.0.1", f"--port={self.port}", "--user=root", "--connect-timeout=10"]
+        where += ["--default-character-set=utf8mb4", f"--database={database}"]
+        return self._run("mariadb", *where, "--batch", "--skip-column-names", f"--execute={statement}")
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.stop()
+
+    def _launch(self, own: list[str]) -> None:
+        folder = self._folder
+        options = [*own, f"--port={self.port}", "--bind-address=127.0.0.1", f"--socket={folder / 'socket'}"]
+        options += [f"--pid-file={folder / 'pid'}", f"--log-error={folder / 'log'}", "--max-connections=200"]
+        options += ["--skip-name-resolve"]
+        # Through a shell that leaves it behind: it outlives the process that started it, as pg_ctl's servers do.
+        command = ["sh", "-c", '"$0" "$@" >/dev/null 2>&1 & echo $!', str(_mariadb("mariadbd")), *options]
+        pid = int(subprocess.run(command, check=True, stdout=subprocess.PIPE, start_new_session=True).stdout)
+        deadline = time.monotonic() + READY_WITHIN
+        while not (self._listens() and (folder / "pid").exists()):
+            try:
+                os.kill(pid, 0)
+            except ProcessLookupError:
+                raise ServerError("MariaDB ended instead of starting") from None
+            if time.monotonic() > deadline:
+                os.kill(pid, signal.SIGKILL)
+                raise ServerError(f"MariaDB was not ready within {READY_WITHIN:g} s")
+            time.sleep(0.02)
+
+    def _listens(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def _run(self, program: str, *arguments: str) -> str:
+        done = subprocess.run(
+            [str(_mariadb(program)), *arguments],
+            check=False,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        if done.returncode:
+            raise ServerError(f"{program} failed: {done.stdout.strip()}")
+        return done.stdout
 
 
 class TidemarkServer:
@@ -339,6 +479,11 @@ def _postgres_bin() -> Path | None:
         return debian[-1].parent
     found = shutil.which("initdb")
     return Path(found).resolve().parent if found else None
+
+
+def _mariadb(program: str) -> str | None:
+    """The path of a program of MariaDB; the server itself is off the PATH of most users."""
+    return shutil.which(program, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
 
 
 def _user_exists(name: str) -> bool:

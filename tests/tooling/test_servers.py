@@ -11,19 +11,21 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import asyncmy
+import asyncmy.errors
 import asyncpg
 import jwt
 import pytest
 
-from tests.servers import PostgresServer, ServerError, TidemarkServer, free_port
+from tests.servers import MariadbServer, PostgresServer, ServerError, TidemarkServer, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
-WITHOUT_POSTGRESQL = """
-from tests.servers import PostgresServer
+WITHOUT_ONE = """
+from tests.servers import {server}
 
-PostgresServer.missing = staticmethod(lambda: "PostgreSQL is gone")
+{server}.missing = staticmethod(lambda: "the server is gone")
 
-def test_on_both(database_url): ...
+def test_on_each(database_url): ...
 """
 
 STAND_IN = """
@@ -79,6 +81,28 @@ def test_postgresql_is_durable_and_takes_200_connections(postgres_server: Postgr
     assert postgres_server.sql("SHOW max_connections").strip() == "200"
 
 
+def test_mariadb_is_durable_and_takes_200_connections(mariadb_server: MariadbServer) -> None:
+    """The throw-away MariaDB keeps its promises too."""
+    assert mariadb_server.sql("SELECT @@innodb_flush_log_at_trx_commit, @@max_connections").split() == ["1", "200"]
+
+
+async def test_every_mariadb_database_is_fresh(mariadb_url: str, mariadb_server: MariadbServer) -> None:
+    """A database given to a test is empty and its own, and can be dropped while somebody writes to it."""
+    name = mariadb_url.rpartition("/")[2]
+    connection = await asyncmy.connect(host="127.0.0.1", port=mariadb_server.port, user="root", database=name)
+    async with connection.cursor() as cursor:
+        assert await cursor.execute("SHOW TABLES") == 0
+        await cursor.execute("CREATE TABLE held (id INT)")
+        await cursor.execute("INSERT INTO held VALUES (1)")
+        second = await asyncio.to_thread(mariadb_server.create_database)
+        assert second != mariadb_url
+        await asyncio.to_thread(mariadb_server.drop_database, second)
+        await asyncio.to_thread(mariadb_server.drop_database, mariadb_url)
+        with pytest.raises(asyncmy.errors.OperationalError):
+            await cursor.execute("SELECT 1")
+    connection.close()
+
+
 async def test_every_database_is_fresh(postgresql_url: str, postgres_server: PostgresServer) -> None:
     """A database given to a test is empty and its own, and can be dropped while somebody is connected."""
     connection = await asyncpg.connect(postgresql_url)
@@ -92,14 +116,16 @@ async def test_every_database_is_fresh(postgresql_url: str, postgres_server: Pos
 
 
 def test_each_database_has_its_url(database_url: str) -> None:
-    """A test that asks for a database runs on SQLite and on PostgreSQL."""
-    assert database_url.startswith(("sqlite:////", "postgresql://"))
+    """A test that asks for a database runs on SQLite, on PostgreSQL and on MariaDB."""
+    assert database_url.startswith(("sqlite:////", "postgresql://", "mariadb://"))
 
 
-def test_a_failing_statement_is_an_error(postgres_server: PostgresServer) -> None:
+@pytest.mark.parametrize("fixture", ["postgres_server", "mariadb_server"])
+def test_a_failing_statement_is_an_error(request: pytest.FixtureRequest, fixture: str) -> None:
     """Mistakes in SQL are not passed over."""
-    with pytest.raises(ServerError, match="syntax error"):
-        postgres_server.sql("SELEC 1")
+    server: PostgresServer | MariadbServer = request.getfixturevalue(fixture)
+    with pytest.raises(ServerError, match=r"error.* syntax|syntax error"):
+        server.sql("SELEC 1")
 
 
 def test_a_server_that_cannot_start_says_why(tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -110,13 +136,17 @@ def test_a_server_that_cannot_start_says_why(tmp_path_factory: pytest.TempPathFa
         server.start()
 
 
+@pytest.mark.parametrize(("server", "database"), [("PostgresServer", "postgresql"), ("MariadbServer", "mariadb")])
 @pytest.mark.parametrize(("ci", "outcome"), [("", "1 passed, 1 skipped"), ("true", "1 passed, 1 error")])
-def test_a_missing_postgresql_is_never_passed_over(tmp_path: Path, ci: str, outcome: str) -> None:
-    """Without PostgreSQL its tests are skipped with a line that says so; in CI they fail."""
+def test_a_missing_server_is_never_passed_over(
+    tmp_path: Path, server: str, database: str, ci: str, outcome: str
+) -> None:
+    """Without PostgreSQL or MariaDB its tests are skipped with a line that says so; in CI they fail."""
     inner = tmp_path / "test_inner.py"
-    inner.write_text(WITHOUT_POSTGRESQL)
+    options = ["-p", "tests.conftest", "-p", "no:cacheprovider"]
+    inner.write_text(WITHOUT_ONE.format(server=server))
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-p", "no:cacheprovider", "-n", "1", str(inner)],
+        [sys.executable, "-m", "pytest", *options, "-n", "1", "-k", f"sqlite or {database}", str(inner)],
         cwd=ROOT,
         env=os.environ | {"CI": ci},
         check=False,
@@ -124,7 +154,7 @@ def test_a_missing_postgresql_is_never_passed_over(tmp_path: Path, ci: str, outc
         text=True,
     )
     assert outcome in done.stdout
-    assert ("NOT RUN: 1 tests: PostgreSQL is gone" in done.stdout) == (ci == "")
+    assert ("NOT RUN: 1 tests: the server is gone" in done.stdout) == (ci == "")
 
 
 def test_killing_ends_the_whole_group(stand_in: StandIn) -> None:
