@@ -17,6 +17,7 @@ from tidemark.sync import history, journal
 from tidemark.sync.access import Access
 from tidemark.sync.history import History, Place, read_filter
 from tidemark.sync.journal import Event
+from tidemark_protocol import clock
 from tidemark_protocol.errors import RequestError
 
 W = "workspace:7"
@@ -89,65 +90,100 @@ async def test_pages_of_any_size_give_every_event_once(world: World, order: str,
     assert places == sorted(places, reverse=order == "desc")
 
 
-def event(number: int, row: str, user: str, outcome: Any) -> Event:
+def event(number: int, row: str, user: str, outcome: Any, **more: Any) -> Event:
     """An event of a row."""
-    return Event(outcome, "put", "notes", row, "", user, "c", number, number)
+    return Event(outcome, "put", more.pop("entity", "notes"), row, "", user, more.pop("client", "c"), 1, number, **more)
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.data())
-async def test_filters_pages_and_bounds_lose_nothing(data: st.DataObject) -> None:
-    """Whatever the sizes of entries, chunks, limits and the bound of events looked at, the pages together are what a
-    plain filter of the whole gives.
-    """
-    drawn = data.draw(
-        st.lists(
-            st.lists(
-                st.tuples(st.sampled_from("ab"), st.sampled_from("xy"), st.sampled_from(["applied", "rejected"])),
-                min_size=1,
-                max_size=5,
-            ),
-            max_size=8,
+SCOPES = ("user:ada", W, "workspace:8")
+"""The last of them ada may not read."""
+EVENTS = st.builds(
+    event,
+    st.integers(0, 9),
+    row=st.sampled_from("ab"),
+    user=st.sampled_from("xy"),
+    outcome=st.sampled_from(["applied", "superseded", "rejected"]),
+    entity=st.sampled_from(["notes", "nodes"]),
+    client=st.sampled_from(["", "c", "d"]),
+    by=st.sampled_from([None, "sql", "cascade"]),
+)
+ENTRIES = st.lists(
+    st.tuples(st.sampled_from(SCOPES), st.integers(1_000, 1_009), st.lists(EVENTS, min_size=1, max_size=4)), max_size=6
+)
+"""Scope, arrival (ms) and events of journal entries."""
+FILTERS = st.fixed_dictionaries(
+    {"limit": st.sampled_from(["1", "2", "7"]), "order": st.sampled_from(["asc", "desc"])},
+    optional={
+        "scope": st.sampled_from(SCOPES[:2]),
+        "entity": st.sampled_from(["notes", "nodes"]),
+        "row": st.sampled_from("ab"),
+        "user": st.sampled_from("xy"),
+        "client": st.sampled_from(["c", "d"]),
+        "outcome": st.sampled_from(["applied", "superseded", "rejected"]),
+        "by": st.sampled_from(["sql", "cascade"]),
+    },
+)
+TIMES = st.tuples(st.none() | st.integers(1_000, 1_010), st.none() | st.integers(1_000, 1_010))
+
+
+def matching(store: MemoryStore, asked: Json, since: int, until: int) -> list[str]:
+    """A plain filter over all that the journal holds, oldest first: the ids of what ada is to see."""
+    return [
+        f"{number}.{index}"
+        for number, entry in sorted(store.journal.items())
+        for index, event in enumerate(journal.decode(JournalRow(number, entry.scope, entry.arrived, entry.events)))
+        if entry.scope in ([asked["scope"]] if "scope" in asked else SCOPES[:2])
+        and since <= entry.arrived < until
+        and all(
+            getattr(event, name) == value for name, value in asked.items() if hasattr(event, name) and name != "scope"
         )
-    )
-    parameters = data.draw(
-        st.fixed_dictionaries(
-            {"limit": st.sampled_from(["1", "2", "7"])},
-            optional={
-                "row": st.sampled_from("ab"),
-                "user": st.sampled_from("xy"),
-                "outcome": st.sampled_from(["applied", "rejected"]),
-                "entity": st.just("notes"),
-                "order": st.sampled_from(["asc", "desc"]),
-            },
-        )
-    )
-    world = World()
-    entries = [
-        journal.commit_entry("user:ada", 1_000 + n, [event(i, *one) for i, one in enumerate(events)])
-        for n, events in enumerate(drawn)
     ]
 
-    async def write(tx: Transaction) -> None:
-        await tx.save(Saved([], [], [], [], [], entries))
 
-    await world.store.transact(write)
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+async def test_filters_pages_and_bounds_lose_nothing(data: st.DataObject) -> None:
+    """Whatever the filters, the sizes of entries, chunks and limits, the bound of events looked at, and what is
+    recorded between two pages: the pages together hold each event that a plain filter of the whole gives, once.
+    """
+    world = World()
+    await world.grant(W, ada="viewer")
+    asked = data.draw(FILTERS)
+    since, until = data.draw(TIMES)
+    bounds = {"after": since, "before": until}
+    times = {name: clock.instant_of_millis(time) for name, time in bounds.items() if time is not None}
+    forward = asked["order"] == "asc"
+
+    async def record() -> None:
+        entries = [journal.commit_entry(scope, time, events) for scope, time, events in data.draw(ENTRIES)]
+
+        async def write(tx: Transaction) -> None:
+            await tx.save(Saved([], [], [], [], [], entries))
+
+        await world.store.transact(write)
+
+    def expected() -> list[str]:
+        return matching(world.memory, asked, since or 0, until or 10**15)
+
+    await record()
+    before = expected()
+    found: list[str] = []
+    ada = world.device()
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(history, "_CHUNK", data.draw(st.integers(1, 4)))
         patched.setattr(history, "_MAX_EVENTS", data.draw(st.integers(1, 9)))
-        found = await pages(world.device(), **parameters)
-    expected = [
-        (n, i)
-        for n, events in enumerate(drawn)
-        for i, (row, user, outcome) in enumerate(events)
-        if parameters.get("row", row) == row
-        and parameters.get("user", user) == user
-        and parameters.get("outcome", outcome) == outcome
-    ]
-    if parameters.get("order") != "asc":
-        expected.reverse()
-    first = min(world.memory.journal, default=0)
-    assert [event["id"] for event in found] == [f"{first + n}.{i}" for n, i in expected]
+        parameters = asked | times
+        while True:
+            answer = json.loads(await ada.engine.events(ada.principal, parameters))
+            assert len(answer["events"]) <= int(asked["limit"])
+            found += [event["id"] for event in answer["events"]]
+            if answer["next"] is None:
+                break
+            parameters = parameters | {"after" if forward else "before": answer["next"]}
+            if data.draw(st.booleans()):
+                await record()
+    # What is recorded meanwhile lies ahead of who reads oldest first, and behind the others.
+    assert found == (expected() if forward else before[::-1])
 
 
 async def test_a_search_in_vain_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,6 +241,7 @@ async def test_times_bound_to_the_millisecond_and_below(world: World) -> None:
         {"limit": "\u0661"},
         {"order": "up"},
         {"outcome": "retry"},
+        {"by": "hand"},
         {"scope": "workspace"},
         {"scope": "workspace:\0"},
         {"after": "yesterday"},

@@ -18,9 +18,13 @@ from .access import Access, Principal
 from .feed import row_hash
 from .journal import Event, decode
 
-_PARAMETERS = frozenset({"scope", "entity", "row", "user", "client", "outcome", "after", "before", "order", "limit"})
+_PARAMETERS = frozenset(
+    {"scope", "entity", "row", "user", "client", "outcome", "by", "after", "before", "order", "limit"}
+)
 _OUTCOMES = ("applied", "superseded", "rejected", "member")
-_CURSOR = re.compile(r"([0-9]{1,18})\.([0-9]{1,9})")
+_BY = ("sql", "cascade", "set_null")
+_CURSOR = re.compile(r"([0-9]{1,18})\.([0-9]{1,9})(?:@(-?[0-9]{1,15}))?")
+"""A place, and the time (ms) that was given where the cursor now stands."""
 _TIME = re.compile(r"[0-9-]{10}[Tt][0-9:]{8}(\.[0-9]{1,6})?([Zz]|[+-][0-9]{2}:[0-9]{2})")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _CHUNK = 100
@@ -48,6 +52,7 @@ class Filter(Struct, frozen=True):
     user: str | None = None
     client: str | None = None
     outcome: str | None = None
+    by: str | None = None
     after: Place | None = None
     before: Place | None = None
     since: int | None = None
@@ -65,6 +70,7 @@ class Filter(Struct, frozen=True):
             and (self.user is None or event.user == self.user)
             and (self.client is None or event.client == self.client)
             and (self.outcome is None or event.outcome == self.outcome)
+            and (self.by is None or event.by == self.by)
         )
 
 
@@ -84,7 +90,7 @@ class History:
                 raise RequestError("forbidden", "no such scope, or it may not be read")
             readable = [wanted.scope]
         events, following = await self._collect(wanted, readable)
-        return encode({"events": events, "next": None if following is None else str(following)})
+        return encode({"events": events, "next": None if following is None else _cursor(wanted, following)})
 
     async def _collect(self, wanted: Filter, scopes: list[str]) -> tuple[list[dict[str, Any]], Place | None]:
         """Events that pass, and the place to go on from; None at the end."""
@@ -147,14 +153,15 @@ def read_filter(parameters: Mapping[str, str]) -> Filter:
             raise RequestError("malformed", f"scope: {fault}") from fault
     if "outcome" in parameters:
         values["outcome"] = _one_of(parameters, "outcome", _OUTCOMES)
+    if "by" in parameters:
+        values["by"] = _one_of(parameters, "by", _BY)
     if "order" in parameters:
         values["ascending"] = _one_of(parameters, "order", ("desc", "asc")) == "asc"
     if "limit" in parameters:
         values["limit"] = _limit(parameters["limit"])
     for name, moment in (("after", "since"), ("before", "until")):
         if name in parameters:
-            place, millis = _bound(name, parameters[name])
-            values.update({name: place} if place is not None else {moment: millis})
+            values[name], values[moment] = _bound(name, parameters[name])
     return Filter(**values)
 
 
@@ -170,11 +177,17 @@ def _limit(text: str) -> int:
     return int(text)
 
 
-def _bound(name: str, text: str) -> tuple[Place | None, int]:
-    """A cursor, or an RFC 3339 time in Unix ms."""
+def _cursor(wanted: Filter, place: Place) -> str:
+    """Where the next page begins. Arrivals need not rise with places, so the time that it replaces goes along."""
+    moment = wanted.since if wanted.ascending else wanted.until
+    return str(place) if moment is None else f"{place}@{moment}"
+
+
+def _bound(name: str, text: str) -> tuple[Place | None, int | None]:
+    """A cursor and the time it bears, or an RFC 3339 time; in Unix ms."""
     cursor = _CURSOR.fullmatch(text)
     if cursor is not None:
-        return Place(int(cursor[1]), int(cursor[2])), 0
+        return Place(int(cursor[1]), int(cursor[2])), None if cursor[3] is None else int(cursor[3])
     if _TIME.fullmatch(text) is not None:
         try:
             # Entries bear whole milliseconds: a bound between two of them begins with the later one.
@@ -205,7 +218,7 @@ def _wire(entry: JournalRow, place: Place, event: Event) -> dict[str, Any]:
         "entity": event.entity or None,
         "row": event.row or None,
         "at": event.at or None,
-        "user": event.user,
+        "user": event.user or None,
         "client": event.client or None,
         "version": event.version if event.outcome == "applied" else None,
         "set": event.names,

@@ -17,7 +17,19 @@ from .problems import CONTENT_TYPE, Problem
 Json = dict[str, Any]
 
 _STRUCTS: Final = (PushRequest, PushResponse, PullRequest, PullResponse, Run, Trailer, Membership, Problem)
-_EVENT_FILTERS: Final = ("scope", "entity", "row", "user", "client", "outcome", "after", "before", "order", "limit")
+_EVENT_FILTERS: Final = [
+    "scope",
+    "entity",
+    "row",
+    "user",
+    "client",
+    "outcome",
+    "by",
+    "after",
+    "before",
+    "order",
+    "limit",
+]
 _TEXT: Final[Json] = {"type": "string"}
 
 
