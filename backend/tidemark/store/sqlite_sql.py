@@ -38,7 +38,10 @@ class SqliteTable:
 
 
 AMONG: Final = "IN (SELECT value FROM json_each({}))"
-NAMING: Final = "EXISTS (SELECT 1 FROM json_each({}) AS named WHERE instr(rows, ' ' || named.value || ' '))"
+# An entry names few rows, and may be asked for many: looked up are those it names, in all that are asked for.
+NAMING: Final = """EXISTS (
+    SELECT 1 FROM json_each('[' || replace(trim(rows), ' ', ',') || ']') AS named
+    WHERE named.value IN (SELECT value FROM json_each({})))"""
 STATE: Final = f"SELECT {sql.STATE} FROM sync_scope WHERE scope = ?"
 STATES: Final = f"SELECT {sql.STATE} FROM sync_scope WHERE scope {AMONG.format('?')}"
 CREATE: Final = "INSERT INTO sync_scope (scope) VALUES (?) ON CONFLICT DO NOTHING"
