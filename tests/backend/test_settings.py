@@ -170,7 +170,7 @@ def values(name: str) -> st.SearchStrategy[Any]:
             "origins": st.lists(st.sampled_from(["https://a.example", "*"])).map(tuple),
             "jwt_secret": st.text(st.characters(min_codepoint=33, max_codepoint=0x2FF), min_size=32),
             "schema": st.text("abc/._-", min_size=1),
-            "capture_interval": st.integers(1, 1_000),
+            "capture_interval": st.integers(10, 1_000),
         },
     )
 )

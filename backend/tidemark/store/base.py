@@ -264,6 +264,8 @@ class Store(Protocol):
     epoch: str
     exclusive: bool
     """Whether one process alone may have this database open."""
+    pace: int
+    """Milliseconds between two looks into the inbox, unless told otherwise."""
 
     async def open(self) -> None:
         """Connect, check settings, and settle the epoch by the database's fingerprint (SPEC 1)."""
@@ -308,7 +310,10 @@ class Store(Protocol):
         """Take or keep a lease row of `sync_meta` until `until`; False while another holds it."""
 
     async def inbox(self, passed: Collection[int], limit: int) -> list[InboxEntry]:
-        """The inbox's first entries in the order of ids, without those `passed` over."""
+        """The inbox's first entries in the order of ids, of entities declared as captured, without those `passed` over.
+
+        Others are left to processes that know them: a declaration may be ahead of this one.
+        """
 
     async def backlog(self) -> Backlog:
         """How much waits in the inbox."""

@@ -10,9 +10,9 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from tidemark_protocol.model import STAMPS, Declaration, Entity, Field
-from tidemark_protocol.rows import key_values, scope_id
+from tidemark_protocol.rows import id_problem, key_values, scope_id
 
-from .base import ConstraintFailed, RowImage, RowKey
+from .base import UNIT, ConstraintFailed, Identity, RowImage, RowKey, TableRow
 
 _JSON: Final = frozenset({"json", "map"})
 _MYSQL: Final = (
@@ -57,6 +57,7 @@ class EntityTable:
         self.columns = [*self.key, self.scope, *self.own]
         self.identity = [*([self.scope] if entity.key.per_scope else []), *self.key]
         """Columns that no two rows share."""
+        self._identity_types = [*([entity.scope.type] if entity.key.per_scope else []), *entity.key.types]
         self._encoders = [(name, _encoder(field)) for name, field in entity.fields.items()]
 
     def arguments(self, images: Sequence[RowImage]) -> list[list[Any]]:
@@ -103,6 +104,31 @@ class EntityTable:
         parts = [f"COALESCE({as_text.format(prefix + column.name)}, '')" for column in self.identity]
         return parts[0] if len(parts) == 1 else join(parts)
 
+    def identity_arguments(self, identities: Iterable[Identity]) -> list[list[Any]]:
+        """For each of `identity` the values of all identities, without those that no row of the table can have."""
+        whole = []
+        for identity in identities:
+            parts = identity.text.split(UNIT)
+            if len(parts) == len(self.identity) and not any(
+                id_problem(kind, part) for kind, part in zip(self._identity_types, parts, strict=True)
+            ):
+                whole.append(parts)
+        columns = zip(*whole, strict=True) if whole else [()] * len(self.identity)
+        return [
+            [int(part) if column.kind == "integer" else part for part in parts]
+            for column, parts in zip(self.identity, columns, strict=True)
+        ]
+
+    def table_row(self, found: Sequence[Any]) -> TableRow:
+        """A row from its identity, the text of its scope column, and the values of its fields."""
+        identity, scope, *values = found
+        fields = self.entity.fields.values()
+        return TableRow(
+            Identity(self.entity.name, identity),
+            scope,
+            {field.name: from_column(field, value) for field, value in zip(fields, values, strict=True)},
+        )
+
     def encoded(self, fields: Iterable[str], values: Collection[tuple[Any, ...]]) -> list[list[Any]]:
         """For each field the parameters of all value tuples."""
         encoders = dict(self._encoders)
@@ -126,6 +152,14 @@ def by_entity(keys: Iterable[RowKey]) -> dict[str, list[RowKey]]:
     return found
 
 
+def identities_by_entity(identities: Iterable[Identity]) -> dict[str, list[Identity]]:
+    """The same for identities."""
+    found: dict[str, list[Identity]] = {}
+    for identity in sorted(identities):
+        found.setdefault(identity.entity, []).append(identity)
+    return found
+
+
 def images_by_entity(images: Iterable[RowImage]) -> dict[str, list[RowImage]]:
     """The same for images."""
     found: dict[str, list[RowImage]] = {}
@@ -135,23 +169,38 @@ def images_by_entity(images: Iterable[RowImage]) -> dict[str, list[RowImage]]:
 
 
 def from_column(field: Field, value: Any) -> Any:
-    """The canonical value of a field from what a driver gave for its column."""
+    """The canonical value of a field from what a driver gave for its column; what has none stays what it is, for a
+    validator to refuse.
+    """
     if value is None:
         return None
+    try:
+        return _canonical(field, value)
+    except (ValueError, ArithmeticError):
+        return value if isinstance(value, str) else repr(value)
+
+
+def _canonical(field: Field, value: Any) -> Any:
     kind = field.type
     if kind == "boolean":
-        return bool(value)
+        return {0: False, 1: True}.get(value, value)
     if kind in _JSON:
         return msgspec.json.decode(value)
-    if isinstance(value, str):
-        return value
-    if isinstance(value, Decimal):
-        return f"{value:.{field.scale or 0}f}"
-    if isinstance(value, datetime):
-        return f"{value.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
+    if kind == "decimal":
+        number = Decimal(value)
+        places = Decimal(1).scaleb(-(field.scale or 0))
+        return str(number.quantize(places) if number.quantize(places) == number else number)
+    if kind == "datetime":
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else value
+        moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+        return f"{moment.replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
     if isinstance(value, date | time):
         return value.isoformat()
-    return value if kind in {"integer", "number"} else str(value)
+    if kind == "number" and isinstance(value, Decimal):
+        return float(value)
+    if kind == "integer" and isinstance(value, Decimal):
+        return int(value) if value == int(value) else str(value)
+    return value if isinstance(value, str) or kind in {"integer", "number"} else str(value)
 
 
 def _encoder(field: Field) -> Callable[[Any], Any] | None:

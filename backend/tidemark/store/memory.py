@@ -51,6 +51,9 @@ class Lease(NamedTuple):
 class MemoryStore:
     """A `Store` in this process's memory. `chance(n)` gives n random bytes."""
 
+    exclusive = True
+    pace = 10
+
     def __init__(self, declaration: Declaration, *, chance: Callable[[int], bytes]) -> None:
         self.declaration = declaration
         self.epoch = chance(8).hex()

@@ -15,9 +15,13 @@ from tidemark_protocol.model import Declaration
 from . import postgresql_sql as statements
 from . import sql
 from .base import (
+    Backlog,
     ConstraintFailed,
     EventQuery,
     FeedRow,
+    Held,
+    Identity,
+    InboxEntry,
     JournalEntry,
     JournalRow,
     RowImage,
@@ -26,12 +30,13 @@ from .base import (
     Run,
     Saved,
     ScopeState,
+    TableRow,
     Transaction,
     Unavailable,
 )
-from .entities import by_entity, images_by_entity, tables_of
+from .entities import by_entity, identities_by_entity, images_by_entity, tables_of
 from .fit import plain_url, postgres_faults
-from .postgresql_sql import PostgresTable
+from .postgresql_sql import OWN, PostgresTable
 from .tables import Unfit
 
 T = TypeVar("T")
@@ -52,7 +57,7 @@ _SESSION: Final = {
     "plan_cache_mode": "force_generic_plan",
     "enable_seqscan": "off",
 }
-_WRITERS: Final = _SESSION | {"enable_hashjoin": "off", "enable_mergejoin": "off"}
+_WRITERS: Final = _SESSION | {"enable_hashjoin": "off", "enable_mergejoin": "off", OWN: "on"}
 _READERS: Final = _SESSION | {"enable_sort": "off"}
 _CLIENT_PATIENCE: Final = 40.0
 """Seconds for one statement: more than the server's own limit, for a server that went away without a word."""
@@ -70,6 +75,9 @@ class PostgresStore:
     `writers` bounds the transactions under way at a time, `readers` the queries beside them. `statement_cache` of 0
     is for a PgBouncer below 1.21 in front.
     """
+
+    exclusive = False
+    pace = 10
 
     def __init__(
         self,
@@ -91,6 +99,7 @@ class PostgresStore:
         self._sizes = {"writers": writers, "readers": readers}
         self._statement_cache = statement_cache
         self._tables = {name: PostgresTable(table) for name, table in tables_of(declaration).items()}
+        self._captured = [name for name, entity in declaration.entities.items() if entity.capture]
         self._writers: asyncpg.Pool | None = None
         self._readers: asyncpg.Pool | None = None
 
@@ -173,6 +182,27 @@ class PostgresStore:
         async with self._transaction() as connection:
             return _count(await connection.execute(statements.LEASE, f"lease:{name}", value, owner, now)) == 1
 
+    async def inbox(self, passed: Collection[int], limit: int) -> list[InboxEntry]:
+        found = await self._fetch(statements.INBOX, self._captured, list(passed), limit)
+        return [InboxEntry(*record) for record in found]
+
+    async def backlog(self) -> Backlog:
+        return Backlog(*(await self._fetch(statements.BACKLOG))[0])
+
+    async def report(self, identities: Collection[Identity], at: int) -> None:
+        if identities:
+            async with self._transaction() as connection:
+                await connection.execute(statements.REPORT, *zip(*identities, strict=True), at)
+
+    async def sweep(self, entity: str, after: Identity | None, limit: int) -> list[TableRow]:
+        table = self._tables[entity]
+        behind = [] if after is None else [column[0] for column in table.table.identity_arguments([after])]
+        found = await self._fetch(table.sweep(after is not None), *map(str, behind), limit)
+        return [table.table.table_row(record) for record in found]
+
+    async def live(self, entity: str, after: tuple[str, str] | None, limit: int) -> list[FeedRow]:
+        return _feed(await self._fetch(statements.LIVE, entity, *(after or ("", "")), limit))
+
     async def _pool(self, size: int, settings: dict[str, str]) -> asyncpg.Pool:
         return await asyncpg.create_pool(
             self._url,
@@ -249,6 +279,7 @@ class PostgresTransaction:
         self._connection = connection
         self._tables = tables
         self.failure: Exception | None = None
+        self._waits_for_others = False
 
     async def lock(self, scopes: Collection[str], create: Collection[str]) -> dict[str, ScopeState]:
         wanted = {*scopes, *create}
@@ -310,11 +341,41 @@ class PostgresTransaction:
         else:
             await self._execute(statements.SET_ROLE, scope, user, role)
 
+    async def table_rows(
+        self, identities: Collection[Identity], lock: Collection[Identity]
+    ) -> tuple[list[TableRow], set[Identity]]:
+        locked: set[Identity] = set()
+        for entity, some in identities_by_entity(lock).items():
+            table = self._tables[entity]
+            found = await self._fetch(table.lock, *table.identities(some))
+            locked.update(Identity(entity, record[0]) for record in found)
+        rows: list[TableRow] = []
+        for entity, some in identities_by_entity(identities).items():
+            table = self._tables[entity]
+            found = await self._fetch(table.read, *table.identities(some))
+            rows += [table.table.table_row(record) for record in found]
+        wanted = set(lock)
+        return rows, {row.identity for row in rows if row.identity in wanted and row.identity not in locked}
+
+    async def captured(self, identities: Collection[Identity]) -> list[InboxEntry]:
+        if not identities:
+            return []
+        found = await self._fetch(statements.CAPTURED, *zip(*identities, strict=True))
+        return [InboxEntry(*record) for record in found]
+
     async def save(self, saved: Saved) -> None:
+        written = {image.key.entity for image in saved.images} | {key.entity for key in saved.gone}
+        if any(self._tables[entity].table.entity.capture for entity in written):
+            await self._execute(statements.WAIT_BRIEFLY)
+            self._waits_for_others = True
+        if saved.drained:
+            await self._execute(statements.DRAINED, list(saved.drained))
         with self._failing():
             for entity, keys in self._removed(saved).items():
                 table = self._tables[entity]
                 await self._execute(table.delete, *table.keys(keys))
+                if table.table.entity.capture:
+                    await self._execute(table.report_kept, *table.keys(keys), entity)
             for entity, images in images_by_entity(saved.images).items():
                 await self._write(self._tables[entity], images)
             await self._execute(
@@ -328,10 +389,13 @@ class PostgresTransaction:
         return by_entity(sql.removed(saved, {name: table.table for name, table in self._tables.items()}))
 
     async def _write(self, table: PostgresTable, images: list[RowImage]) -> None:
-        if table.table.entity.adopted:
-            images = await self._update(table, images)
-        if not images:
-            return
+        left = await self._update(table, images) if table.table.entity.adopted else images
+        if left:
+            await self._upsert(table, left)
+        if table.table.entity.capture:
+            await self._execute(table.report_changed, *table.rows(images), table.table.entity.name)
+
+    async def _upsert(self, table: PostgresTable, images: list[RowImage]) -> None:
         count = _count(await self._execute(table.upsert, *table.rows(images)))
         if count < len(images):
             raise RowTaken(f"{len(images) - count} rows of {table.table.entity.name} are in use in other scopes")
@@ -364,6 +428,10 @@ class PostgresTransaction:
         try:
             with _translated():
                 yield
+        except Unavailable as failure:
+            held = self._waits_for_others and isinstance(failure.__cause__, asyncpg.LockNotAvailableError)
+            self.failure = Held(str(failure)) if held else failure
+            raise self.failure from failure
         except Exception as failure:
             self.failure = failure
             raise

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final
 
 from . import sql
-from .base import RowImage, RowKey
+from .base import Identity, RowImage, RowKey
 from .entities import ColumnOf, EntityTable
 from .sql import all_of, names, taken_over
 from .tables import ADVISORY_CLASS
@@ -18,6 +18,14 @@ from .tables import ADVISORY_CLASS
 _ARRAYS: Final = {"integer": "bigint", "number": "float8", "boolean": "boolean"}
 _PLAIN: Final = frozenset({"name", "uuid", "decimal", "date", "time", "datetime"})
 """Kinds of canonical texts that need no escaping within a quoted element."""
+OWN: Final = "tidemark.own"
+"""The setting by which triggers know our sessions."""
+_READ: Final = {"date": "::text", "time": "::text", "datetime": "::text"}
+"""Casts of columns that may hold what the driver has no value for (`infinity`, dates before Christ)."""
+_EQUAL: Final = {"json": "::jsonb", "map": "::jsonb"}
+"""Casts of columns that may be of a type without equality."""
+_REPORT: Final = "INSERT INTO sync_inbox (entity, identity, captured_at, who)"
+_NOW: Final = "floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 _CASTS: Final = {
     "decimal": "::numeric",
     "date": "::date",
@@ -50,6 +58,28 @@ class PostgresTable:
         )
         self.delete = f"DELETE FROM {name} AS t USING {unnest(keyed)} WHERE {same}"
         self._row = table.row_text("{}::text", "t.")
+        identity, unique = table.identity_text("postgresql", "t."), unnest(table.identity)
+        there = all_of(f"t.{c.name} = v.c{i}{_cast(c)}" for i, c in enumerate(table.identity))
+        values = "".join(f", t.{c.name}{_READ.get(c.kind, '')}" for c in table.fields.values())
+        self._whole = f"SELECT {identity}, t.{scope}::text{values} FROM {name} AS t"
+        self.lock = f"SELECT {identity} FROM {unique} JOIN {name} AS t ON {there} FOR NO KEY UPDATE OF t SKIP LOCKED"
+        self.read = f"{self._whole} JOIN {unique} ON {there}"
+        differs = (
+            " OR ".join(
+                f"t.{c.name}{_EQUAL.get(c.kind, '')} IS DISTINCT FROM v.c{i}{_cast(c)}"
+                for i, c in enumerate(columns)
+                if c in table.own
+            )
+            or "false"
+        )
+        self.report_changed = (
+            f"{_REPORT} SELECT ${len(columns) + 1}::text, {identity}, {_NOW}, session_user "
+            f"FROM {unnest(columns)} JOIN {name} AS t ON {same} WHERE {differs}"
+        )
+        self.report_kept = (
+            f"{_REPORT} SELECT ${len(keyed) + 1}::text, {identity}, {_NOW}, session_user "
+            f"FROM {unnest(keyed)} JOIN {name} AS t ON {same}"
+        )
 
     def rows(self, images: Sequence[RowImage]) -> list[Any]:
         """The parameters of `upsert` and `update`."""
@@ -58,6 +88,21 @@ class PostgresTable:
     def keys(self, keys: Sequence[RowKey]) -> list[Any]:
         """The parameters of `delete`."""
         return packed((column.kind for column in (*self.table.key, self.table.scope)), self.table.key_arguments(keys))
+
+    def identities(self, identities: Sequence[Identity]) -> list[Any]:
+        """The parameters of `lock` and `read`."""
+        return packed((column.kind for column in self.table.identity), self.table.identity_arguments(identities))
+
+    def sweep(self, behind: bool) -> str:
+        """The texts of an identity's columns, unless from the beginning, and a limit: rows in the order of these."""
+        columns = self.table.identity
+        bounds = [
+            f"${i}::text::{_ARRAYS.get(c.kind) or _cast(c).removeprefix('::') or 'text'}"
+            for i, c in enumerate(columns, 1)
+        ]
+        names_of = ", ".join(f"t.{c.name}" for c in columns)
+        where = f" WHERE ({names_of}) > ({', '.join(bounds)})" if behind else ""
+        return f"{self._whole}{where} ORDER BY {names_of} LIMIT ${len(columns) + 1 if behind else 1}"
 
     def values(self, fields: Sequence[str], tuples: Collection[tuple[Any, ...]]) -> list[Any]:
         """The parameters of `holders` behind the scope's id."""
@@ -217,6 +262,20 @@ RAISE_FLOOR: Final = """
 FORGET_JOURNAL: Final = """
     DELETE FROM sync_journal WHERE id IN (
         SELECT id FROM sync_journal WHERE arrived < $1 ORDER BY arrived LIMIT $2 FOR UPDATE SKIP LOCKED)"""
+_ENTRY: Final = "id, entity, identity, captured_at, who"
+INBOX: Final = f"""
+    SELECT {_ENTRY} FROM sync_inbox WHERE entity = ANY($1::text[]) AND id <> ALL($2::bigint[]) ORDER BY id LIMIT $3"""
+BACKLOG: Final = "SELECT count(*), min(captured_at) FROM sync_inbox"
+REPORT: Final = f"{_REPORT} SELECT v.*, $3, session_user FROM unnest($1::text[], $2::text[]) AS v"
+CAPTURED: Final = """
+    SELECT i.id, i.entity, i.identity, i.captured_at, i.who FROM unnest($1::text[], $2::text[]) AS v(entity, identity)
+    JOIN sync_inbox AS i ON i.identity = v.identity AND i.entity = v.entity ORDER BY i.id"""
+DRAINED: Final = "DELETE FROM sync_inbox WHERE id = ANY($1::bigint[])"
+# How long what we save may wait for a row, key or unique value that another program has not committed.
+WAIT_BRIEFLY: Final = "SELECT set_config('lock_timeout', '250ms', true)"
+LIVE: Final = f"""
+    SELECT {sql.FEED} FROM sync_feed WHERE entity = $1 AND NOT deleted AND ("row", scope) > ($2, $3)
+    ORDER BY "row", scope LIMIT $4"""
 LEASE: Final = """
     INSERT INTO sync_meta AS m (name, value) VALUES ($1, $2)
     ON CONFLICT (name) DO UPDATE SET value = excluded.value

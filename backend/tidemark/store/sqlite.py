@@ -62,6 +62,9 @@ class SqliteStore:
     one that writes.
     """
 
+    exclusive = True
+    pace = 50
+
     def __init__(
         self,
         url: str,

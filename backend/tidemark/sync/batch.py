@@ -10,6 +10,7 @@ from tidemark_protocol.merge import Effect, RowState, Write
 from tidemark_protocol.schema import Entity
 
 from .access import Principal
+from .capture import Captured
 from .prepare import Prepared
 
 
@@ -25,7 +26,8 @@ class Limits(Struct, frozen=True):
 
 
 class Unit(Struct):
-    """Neighbours that take effect together or not at all: a group, or one mutation (SPEC 4).
+    """Neighbours that take effect together or not at all: a group, or one mutation (SPEC 4); or, without mutations,
+    what SQL did to one row (`captured`).
 
     `doomed` is set when the database refused the unit as it stood alone.
     """
@@ -34,7 +36,8 @@ class Unit(Struct):
     client: str
     schema: int
     mutations: list[Prepared]
-    doomed: Rejection | None = None
+    doomed: Rejection | Postponed | None = None
+    captured: Captured | None = None
 
 
 class Cell(Struct):

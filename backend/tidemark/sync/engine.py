@@ -15,13 +15,16 @@ from tidemark_protocol.model import Declaration
 
 from .access import Access, Principal
 from .batch import Limits
+from .capture import Reader
 from .frames import FrameMaker
 from .history import History
 from .hub import Hub
+from .inbox import Drain
 from .members import Members
 from .pipeline import Pipeline
 from .pull import Puller
 from .retention import Housekeeping
+from .shapes import Shapes
 
 
 class Engine:
@@ -43,11 +46,12 @@ class Engine:
         self.node = chance(8).hex()
         self._now = now
         self.access = Access(store, declaration)
+        shapes = Shapes(declaration)
         self.hub = Hub(
             store=store,
             access=self.access,
             wake=wake,
-            frames=FrameMaker(lambda: store.epoch, self.clock),
+            frames=FrameMaker(lambda: store.epoch, self.clock, shapes.rewritten),
             buffer=settings.stream_buffer,
             poll_interval=settings.poll_interval,
         )
@@ -60,7 +64,7 @@ class Engine:
                 max_doc=settings.max_doc,
                 retention=settings.retention,
                 cascade=settings.cascade_limit,
-                oldest_schema=oldest_served(declaration),
+                oldest_schema=declaration.oldest,
                 schema=declaration.number,
             ),
             node=self.node,
@@ -68,7 +72,12 @@ class Engine:
             committed=self.hub.committed,
         )
         self._puller = Puller(
-            store=store, access=self.access, hub=self.hub, clock=self.clock, buffer=settings.pull_buffer
+            store=store,
+            access=self.access,
+            hub=self.hub,
+            shapes=shapes,
+            clock=self.clock,
+            buffer=settings.pull_buffer,
         )
         self._members = Members(
             store=store, access=self.access, declaration=declaration, now=now, committed=self.hub.committed
@@ -82,19 +91,28 @@ class Engine:
             retention=settings.retention,
             journal_retention=settings.journal_retention,
         )
-        self._sweeping: asyncio.Task[None] | None = None
+        self.drain = Drain(
+            store=store,
+            declaration=declaration,
+            reader=Reader(declaration, settings.max_doc),
+            capture=self._pipeline.capture,
+            now=now,
+            owner=self.node,
+            interval=settings.capture_interval or store.pace,
+        )
+        self._loops: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Open the store and begin to listen and to keep house."""
+        """Open the store and begin to listen, to drain the inbox and to keep house."""
         await self.store.open()
         await self.hub.start()
-        self._sweeping = asyncio.create_task(self._housekeeping.run())
+        self._loops = [asyncio.create_task(loop.run()) for loop in (self.drain, self._housekeeping)]
 
     async def stop(self) -> None:
         """Answer what was taken in, end the streams, let go of the store."""
-        if self._sweeping is not None:
-            self._sweeping.cancel()
-            await asyncio.gather(self._sweeping, return_exceptions=True)
+        for loop in self._loops:
+            loop.cancel()
+        await asyncio.gather(*self._loops, return_exceptions=True)
         await self._pipeline.drain()
         await self.hub.stop()
         await self.store.close()
@@ -122,7 +140,7 @@ class Engine:
 
     def check_schema(self, number: int) -> None:
         """Raise RequestError `schema_mismatch` for a number that is not served."""
-        oldest, newest = oldest_served(self.declaration), self.declaration.number
+        oldest, newest = self.declaration.oldest, self.declaration.number
         if not oldest <= number <= newest:
             raise RequestError("schema_mismatch", f"this service speaks schema {oldest} to {newest}, not {number}")
 
@@ -141,8 +159,3 @@ class Engine:
     async def ready(self) -> None:
         """Raise Unavailable while the database is away."""
         await self.store.states(())
-
-
-def oldest_served(declaration: Declaration) -> int:
-    """The oldest number served: shapes before a declared change are not converted, so their clients must upgrade."""
-    return max(declaration.oldest, *declaration.changes, 1)

@@ -8,15 +8,16 @@ one for each row.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, Final
 
 from msgspec import Struct
 
-from tidemark.store.base import FeedRow, RowKey, ScopeState, Transaction
+from tidemark.store.base import FeedRow, Identity, InboxEntry, RowKey, ScopeState, TableRow, Transaction
 from tidemark_protocol import clock
 from tidemark_protocol.model import Declaration
 
+from .capture import identity_of, row_of, scope_of
 from .feed import row_hash, values_of
 from .journal import Event, decode, events_of, spent_hash
 from .prepare import Prepared
@@ -41,9 +42,12 @@ class Needs(Struct):
     recorded: set[Recorded] = set()
     referring: set[Referring] = set()
     holders: set[Holding] = set()
+    writable: set[Identity] = set()
+    captured: set[Identity] = set()
 
     def __bool__(self) -> bool:
-        return bool(self.rows or self.recorded or self.referring or self.holders)
+        found = self.rows or self.recorded or self.referring or self.holders or self.writable or self.captured
+        return bool(found)
 
 
 class Facts:
@@ -63,6 +67,13 @@ class Facts:
         self.recorded: dict[Recorded, list[Event]] = {}
         self.referring: dict[Referring, list[str]] = {}
         self.holders: dict[Holding, list[str]] = {}
+        self.tables: dict[Identity, TableRow | None] = {}
+        """What captured tables hold."""
+        self.writable: set[Identity] = set()
+        """Rows of captured tables that were asked for to be written: locked, or absent, or `held`."""
+        self.held: set[Identity] = set()
+        """Those that a transaction of another program holds."""
+        self.captured: dict[Identity, list[InboxEntry]] = {}
 
     async def load_rows(self, tx: Transaction, keys: Iterable[RowKey]) -> None:
         wanted = [key for key in dict.fromkeys(keys) if key not in self.rows]
@@ -83,6 +94,8 @@ class Facts:
             if write is None or entity is None or scope not in self.scopes:
                 continue
             needs.rows.add(RowKey(scope, entity.name, prepared.row))
+            if entity.capture:
+                needs.writable.add(identity_of(entity, RowKey(scope, entity.name, prepared.row)))
             for field in entity.refs:
                 target = write.values.get(field.name)
                 if target is not None and field.ref is not None:
@@ -107,10 +120,36 @@ class Facts:
 
     async def load(self, tx: Transaction, needs: Needs) -> None:
         """Everything the merge missed, one query for each kind, scope and field."""
+        await self.load_tables(tx, needs.writable, writable=True)
         await self.load_rows(tx, needs.rows)
+        await self._load_captured(tx, needs.captured)
         await self._load_recorded(tx, needs.recorded)
         await self._load_referring(tx, needs.referring)
         await self._load_holders(tx, needs.holders)
+
+    async def load_tables(self, tx: Transaction, identities: Collection[Identity], *, writable: bool) -> None:
+        """What captured tables hold of these rows, and the feed of them in any scope; `writable` locks them first."""
+        wanted = [i for i in identities if i not in (self.writable if writable else self.tables)]
+        if not wanted:
+            return
+        found, held = await tx.table_rows(wanted, wanted if writable else ())
+        self.tables.update(dict.fromkeys(wanted))
+        self.tables.update((row.identity, row) for row in found)
+        if writable:
+            self.writable.update(wanted)
+            self.held |= held
+        await self.load_rows(tx, map(self._anywhere, wanted))
+
+    def _anywhere(self, identity: Identity) -> RowKey:
+        """A key under which the feed's rows of an identity are found, whatever their scope."""
+        entity = self._declaration.entities[identity.entity]
+        return RowKey(scope_of(entity, identity) or "", entity.name, row_of(entity, identity))
+
+    async def _load_captured(self, tx: Transaction, needs: set[Identity]) -> None:
+        for identity in needs:
+            self.captured[identity] = []
+        for entry in await tx.captured(needs) if needs else ():
+            self.captured[Identity(entry.entity, entry.identity)].append(entry)
 
     async def _load_recorded(self, tx: Transaction, needs: set[Recorded]) -> None:
         """What the journal recorded, oldest first; a question for each user, so that nobody's bound is used up by

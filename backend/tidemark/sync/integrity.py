@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from tidemark.store.base import RowKey
-from tidemark_protocol.errors import Rejection
+from tidemark_protocol.errors import Postponed, Rejection
 from tidemark_protocol.model import Entity, Field
 
 from . import rules
@@ -53,7 +53,11 @@ class Integrity:
 
         These come first: everything is checked as the unit leaves it.
         """
-        gone = {deed.index: self._follow(unit, deed, events) for deed in done if self._takes_away(deed)}
+        gone = {
+            deed.index: self.follow(unit, deed.index, deed.key, deed.write.at, events)
+            for deed in done
+            if self._takes_away(deed)
+        }
         for deed in done:
             entity = deed.cell.entity
             try:
@@ -94,9 +98,12 @@ class Integrity:
             and not self._merge.cell(deed.key).visible
         )
 
-    def _follow(self, unit: Unit, deed: Done, events: list[tuple[str, Event]]) -> list[RowKey]:
-        """Carry out what follows from a row that went; gives it and the rows that went with it."""
-        gone = [deed.key]
+    def follow(self, unit: Unit, index: int, went: RowKey, at: str, events: list[tuple[str, Event]]) -> list[RowKey]:
+        """Carry out what follows from a row that went at `at`; gives it and the rows that went with it.
+
+        Raises Stop for the unit's mutation at `index`.
+        """
+        gone = [went]
         budget = self._merge.limits.cascade
         for key in gone:
             for entity, field in self._merge.declaration.referrers[key.entity]:
@@ -106,9 +113,12 @@ class Integrity:
                     budget -= 1
                     if budget < 0:
                         fault = Rejection("constraint_violation", "the delete reaches more rows than a cascade may")
-                        raise Stop(deed.index, fault)
+                        raise Stop(index, fault)
                     values = {} if field.on_delete == "cascade" else {field.name: None}
-                    events.append(self._merge.write_for(unit, other, field.on_delete, values, deed.write.at))
+                    try:
+                        events.append(self._merge.write_for(unit, other, field.on_delete, values, at))
+                    except Postponed as held:
+                        raise Stop(index, held) from held
                     if field.on_delete == "cascade":
                         gone.append(other)
         return gone

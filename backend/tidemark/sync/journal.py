@@ -5,19 +5,23 @@ One entry for each scope and commit; a rejection has an entry of its own, found 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any, Final, Literal
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from tidemark.store.base import JournalEntry, JournalRow
+from tidemark.store.base import JournalEntry, JournalRow, RowKey
 from tidemark_protocol import clock, rows
 from tidemark_protocol.errors import Rejection
+from tidemark_protocol.merge import Effect
 from tidemark_protocol.messages import Result, VerdictError
 
 from .feed import row_hash
 from .prepare import Prepared, reading_hash
+
+if TYPE_CHECKING:
+    from .batch import Unit
 
 Outcome = Literal["applied", "superseded", "rejected", "member"]
 
@@ -27,7 +31,8 @@ class Event(Struct, array_like=True, gc=False):
 
     `names` is what it set (None: the whole row), `overwrote` path → the visible value that it replaced, `values` what
     a superseded or rejected write carried, `won` path → the later clock that won over it. `by` is `cascade` or
-    `set_null` where the server wrote because of this user's delete.
+    `set_null` where the server wrote because of this user's delete, `sql` where another program wrote (`user` is the
+    database's).
     """
 
     outcome: Outcome
@@ -75,6 +80,26 @@ def events_of(user: str, found: Iterable[JournalRow]) -> Iterator[Event]:
 def commit_entry(scope: str, arrived: int, events: list[Event]) -> JournalEntry:
     hashes = {row_hash(event.entity, event.row) for event in events}
     return JournalEntry(scope, arrived, _encoder.encode(events).decode(), sorted(hashes))
+
+
+def own_write(
+    unit: Unit, key: RowKey, op: str, values: Mapping[str, Any], at: str, version: int, effect: Effect, by: str
+) -> Event:
+    """What is kept of a write that the server made: for a delete's sake (`cascade`, `set_null`), or of what SQL did."""
+    return Event(
+        outcome="applied",
+        op=op,
+        entity=key.entity,
+        row=key.row,
+        at=at,
+        user=unit.principal.user,
+        client=unit.client,
+        version=version,
+        content=0,
+        names=list(values) if op == "patch" else None,
+        overwrote=effect.overwritten or None,
+        by=by,
+    )
 
 
 def rejection(user: str, client: str, prepared: Prepared, why: Rejection) -> Event:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from tidemark.store.base import FeedRow, RowImage, RowKey, Saved, ScopeState
-from tidemark_protocol import digest
+from tidemark_protocol import digest, merge
 from tidemark_protocol.messages import Result
 
 from . import feed, journal
@@ -47,13 +47,20 @@ def outcome_of(settlement: Settlement, results: list[list[Result]]) -> Outcome:
         row = feed.to_feed(key, state, cell.version, doc, settlement.now)
         rows.append(row)
         _count(scopes[key.scope], held, row)
-        if state.visible and (moved or key in swapped):
+        if cell.entity.capture:
+            there = settlement.differences.in_table(key)
+            if state.visible and (there is None or key in swapped or not merge.same_value(there, state.fields)):
+                images.append(feed.image(key, state, new=there is None or key in swapped))
+            elif there is not None and not state.visible:
+                gone.append(key)
+        elif state.visible and (moved or key in swapped):
             images.append(feed.image(key, state, new=not was_live or key in swapped))
         elif was_live and not state.visible:
             gone.append(key)
     entries = [journal.commit_entry(scope, settlement.now, events) for scope, events in settlement.events.items()]
     moved_scopes = [state for name, state in scopes.items() if state != known[name]]
-    saved = Saved(moved_scopes, rows, images, gone, sorted(swapped), entries + settlement.rejections)
+    entries += settlement.rejections
+    saved = Saved(moved_scopes, rows, images, gone, sorted(swapped), entries, settlement.differences.drained)
     clocks = {name: state.clock for name, state in scopes.items()}
     return Outcome(results, saved, list(_commits(rows, moved_scopes, known)), clocks, settlement.failures)
 

@@ -14,13 +14,14 @@ from contextlib import suppress
 import structlog
 from msgspec import Struct
 
-from tidemark.store.base import ConstraintFailed, RowTaken, Store, Transaction, Unavailable
-from tidemark_protocol.errors import Rejection, RequestError
+from tidemark.store.base import ConstraintFailed, Held, RowTaken, Store, Transaction, Unavailable
+from tidemark_protocol.errors import Postponed, Rejection, RequestError
 from tidemark_protocol.messages import Mutation, Result, VerdictError
 from tidemark_protocol.schema import Declaration
 
 from .access import Access, Principal
 from .batch import Limits, Unit
+from .capture import Captured, Reader
 from .commit import CommitListener
 from .facts import Facts
 from .outcome import Outcome, outcome_of
@@ -39,16 +40,18 @@ MAX_ROUNDS = 64
 """Rounds of loading facts before a batch is given up: deeper chains of cascades than this are refused."""
 _TAKEN_RETRIES = 3
 """Times that a batch is run again at once because a key changed hands, before the mutation is sought that wants it."""
+_NOBODY = Principal("", "", admin=False, expires=0)
 
 
 class Request(Struct):
     """A push that waits: the units still to be settled, in order, the scopes it touches, what was answered so far.
 
-    `clock` is the highest clock of the scopes that the verdicts reflect. `stopped`: a unit was answered `retry`.
-    `not_before` (loop time) holds back a request whose scope another process has locked.
+    `clock` is the highest clock of the scopes that the verdicts reflect. `stopped`: a unit was answered `retry`, so
+    that the rest is too, unless they are `independent`: what SQL did to rows (it has no principal). `not_before` (loop
+    time) holds back a request whose scope another process has locked.
     """
 
-    principal: Principal
+    principal: Principal | None
     client: str
     units: list[Unit]
     scopes: frozenset[str]
@@ -60,9 +63,13 @@ class Request(Struct):
     stopped: bool = False
     not_before: float = 0.0
 
+    @property
+    def independent(self) -> bool:
+        return self.principal is None
+
     def take(self, results: list[Result]) -> None:
         self.results.extend(results)
-        self.stopped = self.stopped or any(result.status == "retry" for result in results)
+        self.stopped = self.stopped or (not self.independent and any(result.status == "retry" for result in results))
         if len(self.results) == self.size and not self.answer.done():
             self.answer.set_result(None)
 
@@ -108,6 +115,7 @@ class Pipeline:
         self._now = now
         self._committed = committed
         self._preparer = Preparer(declaration, limits.max_doc)
+        self._reader = Reader(declaration, limits.max_doc)
         self._writers = writers
         self._patience = patience
         self._pause = pause
@@ -126,24 +134,50 @@ class Pipeline:
 
         Raises RequestError `unavailable` when the database is away: nothing was answered, and replay makes it safe.
         """
-        prepared = [self._preparer.prepare(principal, mutation) for mutation in mutations]
+        prepared = [self._preparer.prepare(principal, mutation, schema) for mutation in mutations]
         if not prepared:
             return [], ""
-        loop = asyncio.get_running_loop()
-        request = Request(
-            principal=principal,
-            client=client,
-            units=[Unit(principal, client, schema, unit) for unit in _units(prepared)],
-            scopes=frozenset(p.scope for p in prepared if p.fault is None or RANK[p.fault.code] >= RANK["forbidden"]),
-            size=len(prepared),
-            answer=loop.create_future(),
-            deadline=loop.time() + self._patience,
+        request = self._request(
+            principal,
+            client,
+            [Unit(principal, client, schema, unit) for unit in _units(prepared)],
+            frozenset(p.scope for p in prepared if p.fault is None or RANK[p.fault.code] >= RANK["forbidden"]),
+            len(prepared),
         )
-        self._waiting.append(request)
-        self._weight += request.size
         self._start()
         await asyncio.shield(request.answer)
         return request.results, request.clock
+
+    async def capture(self, found: Sequence[Captured]) -> list[bool]:
+        """Take into the feed what SQL did to these rows; for each whether the inbox has let go of it by now.
+
+        Raises RequestError `unavailable` when the database is away.
+        """
+        schema = self._limits.schema
+        by_scopes: dict[frozenset[str], list[int]] = {}
+        for index, captured in enumerate(found):
+            by_scopes.setdefault(captured.scopes, []).append(index)
+        requests: list[tuple[Request, list[int]]] = []
+        for scopes, indices in by_scopes.items():
+            units = [Unit(_NOBODY, "", schema, [], captured=found[index]) for index in indices]
+            requests.append((self._request(None, "", units, scopes, len(units)), indices))
+        self._start()
+        await asyncio.gather(*(asyncio.shield(request.answer) for request, _ in requests))
+        done = [False] * len(found)
+        for request, indices in requests:
+            for index, result in zip(indices, request.results, strict=True):
+                done[index] = result.status == "applied"
+        return done
+
+    def _request(
+        self, principal: Principal | None, client: str, units: list[Unit], scopes: frozenset[str], size: int
+    ) -> Request:
+        """A request that waits from now on."""
+        loop = asyncio.get_running_loop()
+        request = Request(principal, client, units, scopes, size, loop.create_future(), loop.time() + self._patience)
+        self._waiting.append(request)
+        self._weight += size
+        return request
 
     async def drain(self) -> None:
         """Wait until everything taken in has been answered."""
@@ -248,7 +282,7 @@ class Pipeline:
             return
         try:
             merged = await self._transact(slices)
-        except (ConstraintFailed, RowTaken) as refused:
+        except (ConstraintFailed, RowTaken, Held) as refused:
             reason = str(refused).partition("\n")[0]
             log.info("data_refused", reason=reason, units=sum(len(part.units) for part in slices))
             await self._settle_apart(slices, refused)
@@ -263,7 +297,7 @@ class Pipeline:
             part.request.clock = max(part.request.clock, self._reflected(part.request, merged))
             part.request.take(results)
 
-    async def _settle_apart(self, slices: list[Slice], refused: ConstraintFailed | RowTaken) -> None:
+    async def _settle_apart(self, slices: list[Slice], refused: ConstraintFailed | RowTaken | Held) -> None:
         """In halves, in order, until a unit stands alone: that is the one to blame."""
         units = [Slice(part.request, [unit]) for part in slices for unit in part.units]
         if len(units) == 1:
@@ -291,8 +325,11 @@ class Pipeline:
         now = self._now()
         deferred = await self._lock(tx, facts, slices)
         settled = [part for part in slices if not any(part is other for other in deferred)]
-        mutations = [prepared for part in settled for unit in part.units for prepared in unit.mutations]
-        await facts.load_spent(tx, {p.reading for p in mutations if p.reading is not None})
+        units = [unit for part in settled for unit in part.units]
+        mutations = [prepared for unit in units if unit.doomed is None for prepared in unit.mutations]
+        await facts.load_spent(tx, {p.reading for unit in units for p in unit.mutations if p.reading is not None})
+        named = [u.captured.identity for u in units if u.captured is not None and not isinstance(u.doomed, Postponed)]
+        await facts.load_tables(tx, named, writable=False)
         await facts.load(tx, facts.named(mutations))
         for _ in range(MAX_ROUNDS):
             settlement = Settlement(
@@ -300,9 +337,11 @@ class Pipeline:
                 access=self._access,
                 facts=facts,
                 limits=self._limits,
+                reader=self._reader,
                 now=now,
                 node=self._node,
             )
+            settlement.differences.take(units)
             results = [settle_slice(settlement, part) for part in settled]
             if not settlement.needs:
                 break
@@ -310,7 +349,7 @@ class Pipeline:
         else:
             raise ConstraintFailed("its consequences reach deeper than a batch may follow", unique=False)
         outcome = outcome_of(settlement, results)
-        if outcome.saved.scopes or outcome.saved.feed or outcome.saved.journal:
+        if outcome.saved.scopes or outcome.saved.feed or outcome.saved.journal or outcome.saved.drained:
             await tx.save(outcome.saved)
         return Merged(settled, deferred, outcome, facts)
 
@@ -320,13 +359,15 @@ class Pipeline:
         Roles are asked for twice: before, so that a stranger's push locks nothing of others; and under the lock, so
         that nobody writes whose membership ended before this commit.
         """
-        own = {part.request.principal.own for part in slices if part.request.principal.own in part.request.scopes}
-        pairs = {
-            (scope, part.request.principal.user)
-            for part in slices
-            for scope in part.request.scopes
-            if scope != part.request.principal.own
-        }
+        own: set[str] = set()
+        pairs: set[tuple[str, str]] = set()
+        for part in slices:
+            principal = part.request.principal
+            for scope in part.request.scopes:
+                if principal is None or scope == principal.own:
+                    own.add(scope)
+                else:
+                    pairs.add((scope, principal.user))
         shared = await tx.roles(pairs) if pairs else {}
         scopes = own | {scope for scope, _ in shared}
         facts.scopes = await tx.lock(scopes, scopes)
@@ -335,6 +376,8 @@ class Pipeline:
 
     def _readable(self, request: Request, facts: Facts) -> list[str]:
         """Those of the request's scopes that its caller may know of."""
+        if request.principal is None:
+            return list(request.scopes)
         own, user = request.principal.own, request.principal.user
         return [
             scope
@@ -354,14 +397,16 @@ def settle_slice(settlement: Settlement, part: Slice) -> list[Result]:
     for position, unit in enumerate(part.units):
         settled = settlement.unit(unit)
         results.extend(settled)
-        if any(result.status == "retry" for result in settled):
+        if not part.request.independent and any(result.status == "retry" for result in settled):
             results.extend(_unavailable(part.units[position + 1 :], "waits for what stands before it"))
             break
     return results
 
 
-def _doom(refused: ConstraintFailed | RowTaken) -> Rejection:
+def _doom(refused: ConstraintFailed | RowTaken | Held) -> Rejection | Postponed:
     """What a mutation is told that the database refuses; the reason may name what is not the caller's to know."""
+    if isinstance(refused, Held):
+        return Postponed("unavailable", "a transaction of another program holds a row, key or unique value it needs")
     if isinstance(refused, RowTaken):
         return Rejection("row_taken", "the key is in use in another scope")
     if refused.unique:
@@ -384,7 +429,8 @@ def _units(prepared: list[Prepared]) -> list[list[Prepared]]:
 
 def _unavailable(units: list[Unit], reason: str) -> list[Result]:
     error = VerdictError("unavailable", reason)
-    return [Result(prepared.sent.seq, "retry", error=error) for unit in units for prepared in unit.mutations]
+    numbers = [seq for u in units for seq in ([p.sent.seq for p in u.mutations] if u.captured is None else [0])]
+    return [Result(seq, "retry", error=error) for seq in numbers]
 
 
 def _is_closed(part: Slice) -> bool:

@@ -21,6 +21,8 @@ from tidemark_protocol.schema import Declaration, Entity
 from . import feed, journal
 from .access import Access, Principal, allows
 from .batch import Cell, Done, Limits, Stop, Unit
+from .capture import Reader
+from .differences import Differences
 from .facts import Facts, Needs
 from .integrity import Integrity
 from .journal import Event, ToldAgain
@@ -35,7 +37,15 @@ class Settlement:
     """One run of the merge over a batch."""
 
     def __init__(
-        self, *, declaration: Declaration, access: Access, facts: Facts, limits: Limits, now: int, node: str
+        self,
+        *,
+        declaration: Declaration,
+        access: Access,
+        facts: Facts,
+        limits: Limits,
+        reader: Reader,
+        now: int,
+        node: str,
     ) -> None:
         self.declaration = declaration
         self.access = access
@@ -54,29 +64,31 @@ class Settlement:
         self.first = FirstVerdicts(facts, self.needs, self.events)
         self._horizon = now - limits.retention
         self.integrity = Integrity(self)
+        self.differences = Differences(self, reader)
 
     # ── units ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def unit(self, unit: Unit) -> list[Result]:
         """Settle one unit: its verdicts in order. A `retry` among them means that nothing behind it may be settled."""
+        if unit.captured is not None:
+            return [self.differences.verdict(unit.captured, unit.doomed)]
         pinned: dict[int, Result] = {}
         while True:
             try:
                 results = self._attempt(unit, pinned)
             except Stop as stop:
-                self._roll_back()
+                self.roll_back()
                 first = self.first.verdict(unit, unit.mutations[stop.index], stop.fault)
                 if isinstance(first, Result):
                     pinned[stop.index] = first
                     continue
                 return self._refuse(unit, stop.index, first)
             except Exception as bug:  # noqa: BLE001 - told with the outcome; neighbours must not suffer
-                self._roll_back()
+                self.roll_back()
                 bug.add_note(f"while settling {_names(unit)} of client {unit.client}")
                 self.failures.append(bug)
                 return [_retry(p.sent.seq, "unavailable", "it cannot be decided now") for p in unit.mutations]
-            self._undo.clear()
-            self._marks.clear()
+            self.keep()
             return results
 
     def _attempt(self, unit: Unit, pinned: Mapping[int, Result]) -> list[Result]:
@@ -134,7 +146,7 @@ class Settlement:
         self.rejections.append(entry)
         self.first.spend(prepared.reading, event)
 
-    def _roll_back(self) -> None:
+    def roll_back(self) -> None:
         for key, cell in self._undo.items():
             if cell is None:
                 self.cells.pop(key, None)
@@ -143,6 +155,10 @@ class Settlement:
         for scope, (head, at) in self._marks.items():
             state = self.scopes[scope]
             state.head, state.clock = head, at
+        self.keep()
+
+    def keep(self) -> None:
+        """What was done so far is not undone any more."""
         self._undo.clear()
         self._marks.clear()
 
@@ -174,7 +190,7 @@ class Settlement:
             return self._superseded(unit, prepared, effect, events)
         if not effect.took_effect:
             return self._applied(prepared, effect, cell.version)
-        after = self._store(key, cell, effect.state, write.at, self.limits.max_doc)
+        after = self.store(key, cell, effect.state, write.at, self.limits.max_doc)
         done.append(Done(index, key, after, cell.state, effect, write))
         events.append((key.scope, self._event(unit, prepared, effect, after.version)))
         return self._applied(prepared, effect, after.version)
@@ -214,6 +230,8 @@ class Settlement:
         return scope in self.scopes and allows(self.access.grant_of(scope, role), "write")
 
     def _check_row(self, key: RowKey, cell: Cell, write: Write, horizon: int) -> None:
+        if cell.entity.capture:
+            self.differences.check_writable(key)
         if not cell.entity.key.per_scope and self._lives_elsewhere(key):
             raise Rejection("row_taken", "the key is in use in another scope")
         if cell.state is None and write.op == "patch":
@@ -294,7 +312,7 @@ class Settlement:
             return Cell(entity, None, 0, None)
         return Cell(entity, feed.from_feed(entity, held), held.version, held)
 
-    def _store(self, key: RowKey, cell: Cell, after: RowState, at: str, max_doc: int | None = None) -> Cell:
+    def store(self, key: RowKey, cell: Cell, after: RowState, at: str, max_doc: int | None = None) -> Cell:
         """Put a row's new state in place; it takes a version if the visible document changes."""
         scope = self.scopes[key.scope]
         version, doc = cell.version, cell.doc
@@ -321,25 +339,18 @@ class Settlement:
         cell = self.cell(key)
         if cell.state is None:
             raise AssertionError("only rows that are there are written on")
-        at = _above(self.now, max(above, cell.state.latest), self.node)
+        if cell.entity.capture:
+            self.differences.check_writable(key)
+        at = self.above(max(above, cell.state.latest), self.now)
         write = Write("delete" if op == "cascade" else "patch", at, values)
         effect = merge.apply(cell.state, write)
-        after = self._store(key, cell, effect.state, at)
-        event = Event(
-            outcome="applied",
-            op=write.op,
-            entity=key.entity,
-            row=key.row,
-            at=at,
-            user=unit.principal.user,
-            client=unit.client,
-            version=after.version,
-            content=0,
-            names=list(values) or None,
-            overwrote=effect.overwritten or None,
-            by=op,
-        )
+        after = self.store(key, cell, effect.state, at)
+        event = journal.own_write(unit, key, write.op, values, at, after.version, effect, op)
         return key.scope, event
+
+    def above(self, at: str, now: int) -> str:
+        """A reading of the server's at wall time `now`, above `at` ("" for none)."""
+        return clock.Clock(self.node, at or None).issue(now)
 
     def undone(self, key: RowKey) -> Cell:
         """A row as it was before the present unit."""
@@ -382,9 +393,3 @@ def _winners(state: RowState, paths: Mapping[str, Any]) -> dict[str, str]:
         field = path.partition("/")[0]
         winners[path] = max(state.root, state.clocks.get(field, ""), state.clocks.get(path, ""))
     return winners
-
-
-def _above(now: int, at: str, node: str) -> str:
-    """A reading of the server's at wall time `now`, above `at`."""
-    ticking = clock.Clock(node, at)
-    return ticking.issue(now)

@@ -1,0 +1,150 @@
+"""Draining the inbox: what triggers reported of other programs' writes reaches the feed (SPEC 10)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+import structlog
+from msgspec import Struct
+
+from tidemark.store.base import Identity, InboxEntry, RowKey, Store, TableRow, Transaction, Unavailable
+from tidemark_protocol.errors import RequestError
+from tidemark_protocol.model import Declaration
+
+from .capture import Captured, Image, Reader, row_of, scope_of
+
+log = structlog.get_logger(__name__)
+
+PAGE: Final = 1_000
+"""Entries taken at once."""
+_LEASE: Final = "capture"
+_LEASE_FOR: Final = 3_000
+"""Milliseconds after which another process drains, when the one that did has stopped."""
+_FIRST_PAUSE: Final = 50
+_LONGEST_PAUSE: Final = 2_000
+"""Milliseconds that entries wait before they are tried again, twice as long each time."""
+_AFTER_FAILURE: Final = 1_000
+
+
+class Passed(Struct):
+    """An entry that could not be taken: when (ms) it is tried again, and how long it waited."""
+
+    until: int
+    pause: int
+
+
+class Drain:
+    """Takes what the inbox holds into the feed, through the pipeline; one process at a time, though several are safe.
+
+    `capture` is `Pipeline.capture`. `now` is wall time in ms, `interval` (ms) the time between two looks.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        declaration: Declaration,
+        reader: Reader,
+        capture: Callable[[Sequence[Captured]], Awaitable[list[bool]]],
+        now: Callable[[], int],
+        owner: str,
+        interval: int,
+    ) -> None:
+        self._store = store
+        self._declaration = declaration
+        self._reader = reader
+        self._capture = capture
+        self._now = now
+        self._owner = owner
+        self._interval = interval
+        self._passed: dict[int, Passed] = {}
+        self._renewed = -_LEASE_FOR
+
+    async def run(self) -> None:
+        """Until cancelled. Nothing to do where nothing is captured."""
+        if not self._reader.entities:
+            return
+        while True:
+            pause = self._interval
+            try:
+                if not await self._leads():
+                    pause = max(pause, _LEASE_FOR // 3)
+                elif await self.step():
+                    continue
+            except (Unavailable, RequestError) as away:
+                log.warning("capture_unavailable", reason=str(away))
+                pause = max(pause, _AFTER_FAILURE)
+            except Exception:
+                log.exception("capture_failed")
+                pause = max(pause, _AFTER_FAILURE)
+            await asyncio.sleep(pause / 1_000)
+
+    async def step(self) -> int:
+        """Take one page; how many entries the inbox let go of."""
+        now = self._now()
+        waiting = [number for number, passed in self._passed.items() if passed.until > now]
+        entries = await self._store.inbox(waiting, PAGE)
+        if not entries:
+            return 0
+        found = await self._placed(entries)
+        done = await self._capture(found)
+        for captured, taken in zip(found, done, strict=True):
+            for number in captured.entries:
+                self._pass_over(number, now, taken=taken)
+        return sum(len(captured.entries) for captured, taken in zip(found, done, strict=True) if taken)
+
+    def _pass_over(self, number: int, now: int, *, taken: bool) -> None:
+        before = self._passed.pop(number, None)
+        if not taken:
+            pause = _FIRST_PAUSE if before is None else min(before.pause * 2, _LONGEST_PAUSE)
+            self._passed[number] = Passed(now + pause, pause)
+
+    async def _placed(self, entries: list[InboxEntry]) -> list[Captured]:
+        """The rows that entries name, in the order they were named first, with the scopes to lock for each.
+
+        What is read here may be out of date by the time they are locked; then the row is left for another round.
+        """
+        by_row: dict[Identity, list[InboxEntry]] = {}
+        for entry in entries:
+            by_row.setdefault(Identity(entry.entity, entry.identity), []).append(entry)
+
+        async def look(tx: Transaction) -> tuple[list[TableRow], dict[tuple[str, str], set[str]]]:
+            rows, _ = await tx.table_rows(by_row, ())
+            lives: dict[tuple[str, str], set[str]] = {}
+            for row in await tx.load([self._anywhere(identity) for identity in by_row]):
+                if not row.deleted:
+                    lives.setdefault((row.entity, row.row), set()).add(row.scope)
+            return rows, lives
+
+        rows, lives = await self._store.transact(look)
+        there = {row.identity: self._scope_of(row) for row in rows}
+        found: list[Captured] = []
+        for identity, named in by_row.items():
+            key = self._anywhere(identity)
+            scopes = set(lives.get((key.entity, key.row), ())) if not key.scope else {key.scope}
+            scopes |= {scope for scope in (there.get(identity),) if scope is not None}
+            last = max(named, key=lambda entry: entry.captured_at)
+            numbers = tuple(entry.id for entry in named)
+            found.append(Captured(identity, numbers, last.captured_at, last.who or "", frozenset(scopes)))
+        return found
+
+    def _scope_of(self, row: TableRow) -> str | None:
+        read = self._reader.read(row)
+        return read.key.scope if isinstance(read, Image) else read.scope
+
+    def _anywhere(self, identity: Identity) -> RowKey:
+        entity = self._declaration.entities[identity.entity]
+        return RowKey(scope_of(entity, identity) or "", entity.name, row_of(entity, identity))
+
+    async def _leads(self) -> bool:
+        """Whether this process drains; nobody else can where it has the database alone."""
+        if self._store.exclusive:
+            return True
+        now = self._now()
+        if now - self._renewed < _LEASE_FOR // 3:
+            return True
+        leads = await self._store.lease(_LEASE, self._owner, now, now + _LEASE_FOR)
+        self._renewed = now if leads else -_LEASE_FOR
+        return leads
