@@ -86,6 +86,8 @@ async def test_a_transaction_reads_entries_whole(journal: Store) -> None:
         (EventQuery([W, V], ascending=True), "abcdef"),
         (EventQuery([V]), "eb"),
         (EventQuery(["workspace:9"]), ""),
+        (EventQuery(None), "fedcba"),
+        (EventQuery(None, rows=[1, HIGH]), "cba"),
         (EventQuery([W], rows=[2]), "dca"),
         (EventQuery([W, V], rows=[1, HIGH]), "cba"),
         (EventQuery([W], rows=[]), ""),

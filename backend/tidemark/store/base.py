@@ -244,11 +244,11 @@ class Transaction(Protocol):
 
 
 class EventQuery(Struct, frozen=True):
-    """Which journal entries to read: of `scopes`, of any of `rows` (hashes) if given, with `id` strictly between
-    `after` and `before`, arrived in [`since`, `until`) ms; newest first unless `ascending`.
+    """Which journal entries to read: of `scopes` (None: of every scope), of any of `rows` (hashes) if given, with `id`
+    strictly between `after` and `before`, arrived in [`since`, `until`) ms; newest first unless `ascending`.
     """
 
-    scopes: Sequence[str]
+    scopes: Sequence[str] | None
     rows: Sequence[int] | None = None
     after: int | None = None
     before: int | None = None

@@ -124,7 +124,7 @@ class MemoryStore:
         found = [
             _entry(number, entry)
             for number, entry in sorted(self.journal.items(), reverse=not query.ascending)
-            if entry.scope in query.scopes
+            if (query.scopes is None or entry.scope in query.scopes)
             and (rows is None or not rows.isdisjoint(entry.rows))
             and (query.after is None or number > query.after)
             and (query.before is None or number < query.before)

@@ -35,10 +35,12 @@ def journal_query(
     query: EventQuery, mark: str, among: str, naming: str, array: Callable[[Sequence[Any]], Any]
 ) -> tuple[str, list[Any]]:
     """The statement of an EventQuery and its values; `among` and `naming` test a scope and the rows for an array."""
-    one = len(query.scopes) == 1  # which the index gives in order
-    conditions = [f"scope {'= {}' if one else among}"]
-    values: list[Any] = [query.scopes[0] if one else array(query.scopes)]
+    conditions: list[str] = []
+    values: list[Any] = []
+    scopes = query.scopes
+    one = scopes is not None and len(scopes) == 1  # which the index gives in order
     bounds: list[tuple[str, Any]] = [
+        (f"scope {'= {}' if one else among}", None if scopes is None else scopes[0] if one else array(scopes)),
         (naming, None if query.rows is None else array(query.rows)),
         ("id > {}", query.after),
         ("id < {}", query.before),
@@ -49,7 +51,7 @@ def journal_query(
         if value is not None:
             conditions.append(condition)
             values.append(value)
-    where = " AND ".join(text.format(f"{mark}{number}") for number, text in enumerate(conditions, 1))
+    where = " AND ".join(text.format(f"{mark}{number}") for number, text in enumerate(conditions, 1)) or "TRUE"
     order = "ASC" if query.ascending else "DESC"
     return f"SELECT {JOURNAL} FROM sync_journal WHERE {where} ORDER BY id {order} LIMIT {int(query.limit)}", values
 
