@@ -248,6 +248,7 @@ RUN: Final = f"""
             FROM page WHERE NOT w.fits WINDOW w AS (ORDER BY version ROWS UNBOUNDED PRECEDING)
         ) AS f WHERE number <= $4 AND (number = 1 OR size - 1 <= $5)
     ) AS b WHERE s.scope = $1"""
+ROWS_OF: Final = f"SELECT {sql.FEED} FROM sync_feed WHERE scope = $1 ORDER BY version"
 RESIDUES: Final = f"""
     SELECT {sql.FEED} FROM sync_feed WHERE residue AND arrived < $1 AND root < $2 ORDER BY arrived LIMIT $3"""
 GIVEN: Final = f"""{_unnest(FEED_KINDS, 2)} AS v({sql.FEED})

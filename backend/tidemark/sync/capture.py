@@ -65,7 +65,7 @@ class Reader:
             name = row_of(entity, row.identity)
             problem = rows.row_problem(entity, name)
             if problem is not None:
-                raise Rejection("invalid_row", f"the key {problem}")
+                raise Rejection("invalid_row", f"the key: {problem}")
             values = self._validators[entity.name].put(row.values)
             if len(_size_of.encode(values)) > self._max_doc:
                 raise Rejection("too_large", f"the document would hold more than {self._max_doc} bytes")
