@@ -16,8 +16,8 @@ from sqlalchemy.engine import Connection
 from tidemark_protocol.model import STAMPS, Declaration, Entity
 from tidemark_protocol.rows import key_values, scope_id
 
-from .entities import from_column
 from .tables import column_type, field_type, own_metadata
+from .values import from_column
 
 _BATCH: Final = 1000
 _KNOWN: Final = "documents"

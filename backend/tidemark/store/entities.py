@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from datetime import UTC, date, datetime, time
-from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -13,6 +11,7 @@ from tidemark_protocol.model import STAMPS, Declaration, Entity, Field
 from tidemark_protocol.rows import id_problem, key_values, scope_id
 
 from .base import UNIT, ConstraintFailed, Identity, RowImage, RowKey, TableRow
+from .values import from_column
 
 _JSON: Final = frozenset({"json", "map"})
 _MYSQL: Final = (
@@ -166,41 +165,6 @@ def images_by_entity(images: Iterable[RowImage]) -> dict[str, list[RowImage]]:
     for image in sorted(images, key=lambda image: (image.key.entity, image.key.row, image.key.scope)):
         found.setdefault(image.key.entity, []).append(image)
     return found
-
-
-def from_column(field: Field, value: Any) -> Any:
-    """The canonical value of a field from what a driver gave for its column; what has none stays what it is, for a
-    validator to refuse.
-    """
-    if value is None:
-        return None
-    try:
-        return _canonical(field, value)
-    except (ValueError, ArithmeticError):
-        return value if isinstance(value, str) else repr(value)
-
-
-def _canonical(field: Field, value: Any) -> Any:
-    kind = field.type
-    if kind == "boolean":
-        return {0: False, 1: True}.get(value, value)
-    if kind in _JSON:
-        return msgspec.json.decode(value)
-    if kind == "decimal":
-        number = Decimal(value)
-        places = Decimal(1).scaleb(-(field.scale or 0))
-        return str(number.quantize(places) if number.quantize(places) == number else number)
-    if kind == "datetime":
-        moment = datetime.fromisoformat(value) if isinstance(value, str) else value
-        moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-        return f"{moment.replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
-    if isinstance(value, date | time):
-        return value.isoformat()
-    if kind == "number" and isinstance(value, Decimal):
-        return float(value)
-    if kind == "integer" and isinstance(value, Decimal):
-        return int(value) if value == int(value) else str(value)
-    return value if isinstance(value, str) or kind in {"integer", "number"} else str(value)
 
 
 def _encoder(field: Field) -> Callable[[Any], Any] | None:
