@@ -75,6 +75,10 @@ class Validator:
             raise self._refusal(fields, whole=False) from None
         return values
 
+    def stranger(self, fields: dict[str, Any], path: str) -> Rejection:
+        """The refusal of `fields` whose author's number knows no field at `path`."""
+        return self._set_by_nobody(fields) or self._unknown(path)
+
     def _entry(self, fields: dict[str, Any], path: str, value: Any) -> Any:
         """The value set at a path that is no field's name, or the refusal."""
         if not self._knows(path, whole=False):
@@ -87,12 +91,12 @@ class Validator:
 
     def _refusal(self, fields: dict[str, Any], *, whole: bool) -> Rejection:
         """Why `fields` is refused: over all of them, the code that comes first in the order of SPEC 4."""
-        for path in fields:
-            if path in self._entity.read_only:
-                return Rejection("read_only_field", f"{path} is not set by mutations", path)
+        fault = self._set_by_nobody(fields)
+        if fault is not None:
+            return fault
         for path in fields:
             if not self._knows(path, whole=whole):
-                return Rejection("unknown_field", f"{self._entity.name} has no field {path!r}", str(path))
+                return self._unknown(path)
         deep: str | None = None
         for path, value in fields.items():
             try:
@@ -106,6 +110,15 @@ class Validator:
                 if initial is UNSET and name not in fields:
                     return Rejection("missing_field", f"{name} is required", name)
         return Rejection("too_deep", f"{deep} nests more than {MAX_NESTING} deep", deep)
+
+    def _set_by_nobody(self, fields: dict[str, Any]) -> Rejection | None:
+        for path in fields:
+            if path in self._entity.read_only:
+                return Rejection("read_only_field", f"{path} is not set by mutations", path)
+        return None
+
+    def _unknown(self, path: str) -> Rejection:
+        return Rejection("unknown_field", f"{self._entity.name} has no field {path!r}", str(path))
 
     def _knows(self, path: object, *, whole: bool) -> bool:
         if path in self._checks:

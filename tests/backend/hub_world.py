@@ -108,7 +108,9 @@ class World:
             store=self.store,
             access=Access(self.store, DECLARATION),
             wake=self.wake,
-            frames=FrameMaker(lambda: self.store.epoch, lambda reading: max(reading, CLOCK)),
+            frames=FrameMaker(
+                lambda: self.store.epoch, lambda reading: max(reading, CLOCK), lambda _, changes: changes
+            ),
             buffer=buffer,
             poll_interval=3_600_000,
         )

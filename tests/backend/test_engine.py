@@ -5,13 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from msgspec.structs import replace
 
-from tests.backend.engine_world import DECLARATION, START, World, fates, key, running
-from tidemark.sync.engine import oldest_served
+from tests.backend.engine_world import START, World, fates, key, running
 from tidemark_protocol import clock
 from tidemark_protocol.errors import RequestError
-from tidemark_protocol.model import Conversion
 
 
 async def test_a_reading_is_above_wall_time_and_all_that_is_given() -> None:
@@ -51,14 +48,6 @@ async def test_more_mutations_than_a_push_may_hold_are_refused_whole() -> None:
         assert (refused.value.code, refused.value.status) == ("too_large", 413)
         assert await ada.rows() == {}
         await ada.apply(*(ada.put("notes", key(n)) for n in range(2)))
-
-
-def test_numbers_before_a_declared_change_are_not_served() -> None:
-    """The oldest number is the declared one, but not below the latest change, nor below 1."""
-    assert oldest_served(DECLARATION) == 2
-    changed = replace(DECLARATION, number=9, oldest=3, changes={5: {"notes": Conversion()}, 7: {}})
-    assert oldest_served(changed) == 7
-    assert oldest_served(replace(DECLARATION, oldest=0, number=0)) == 1
 
 
 async def test_stopping_answers_and_ends_everything() -> None:

@@ -10,6 +10,7 @@ from tests.backend.engine_world import DECLARATION, key
 from tidemark.store.base import JournalEntry, JournalRow
 from tidemark.sync import journal
 from tidemark.sync.access import Principal
+from tidemark.sync.batch import Unit
 from tidemark.sync.feed import row_hash
 from tidemark.sync.journal import Event
 from tidemark.sync.prepare import Preparer
@@ -19,7 +20,7 @@ from tidemark_protocol.messages import Mutation
 ADA = Principal("ada", "user:ada", False, 0)
 AT = "0192f3a4b5c6-0001-5f1c9a7e3d2b4a68"
 SENT = Mutation(1, op="put", entity="notes", row=key(1), at=AT, fields={"title": "t", "extra": [None, {"a": "é\0"}]})
-PREPARED = Preparer(DECLARATION, 4_096).prepare(ADA, SENT)
+PREPARED = Preparer(DECLARATION, 4_096).prepare(ADA, SENT, 2)
 APPLIED = Event("applied", "put", "notes", key(1), AT, "ada", "c", 7, PREPARED.content)
 
 
@@ -39,7 +40,7 @@ def test_a_commit_s_entry_tells_its_events_again() -> None:
 
 def test_a_rejection_is_found_by_its_reading() -> None:
     """The entry of a rejection keeps what was sent and why, under the hash of its reading."""
-    event = journal.rejection("ada", "c", PREPARED, Rejection("unique_violation", "taken", "title"))
+    event = journal.rejection(Unit(ADA, "c", 2, [PREPARED]), PREPARED, Rejection("unique_violation", "taken", "title"))
     entry = journal.rejection_entry("user:ada", 5, event, PREPARED.reading)
     (again,) = journal.decode(row(entry))
     assert again == event
@@ -53,8 +54,8 @@ def test_a_rejection_is_found_by_its_reading() -> None:
 
 def test_what_names_no_row_is_not_indexed() -> None:
     """A rejection without a row or a reading is kept, and found by nothing."""
-    nameless = Preparer(DECLARATION, 4_096).prepare(ADA, Mutation(1, op=7, row=["x"], fields=5))
-    event = journal.rejection("ada", "c", nameless, Rejection("invalid_mutation", "no"))
+    nameless = Preparer(DECLARATION, 4_096).prepare(ADA, Mutation(1, op=7, row=["x"], fields=5), 2)
+    event = journal.rejection(Unit(ADA, "c", 2, [nameless]), nameless, Rejection("invalid_mutation", "no"))
     entry = journal.rejection_entry("user:ada", 5, event, nameless.reading)
     assert (entry.rows, entry.spent) == ([], None)
     assert (event.op, event.row, event.values) == ("", "", 5)
@@ -65,7 +66,7 @@ def test_what_names_no_reading_is_not_asked_for() -> None:
     """The journal can know a mutation of a row at a reading; whatever else is sent as `at` was never accepted."""
     assert journal.may_know(PREPARED)
     for at in ("", "now", AT.upper(), AT + "0", 5):
-        assert not journal.may_know(Preparer(DECLARATION, 4_096).prepare(ADA, replace(SENT, at=at)))
+        assert not journal.may_know(Preparer(DECLARATION, 4_096).prepare(ADA, replace(SENT, at=at), 2))
 
 
 @pytest.mark.parametrize("user", ["ada", "a", 'a"d\\a', "\0\x1fä☃", "ad"])

@@ -22,7 +22,7 @@ GOOD: dict[str, Any] = {"op": "put", "entity": "notes", "row": key(1), "at": AT,
 
 def prepare(**members: Any) -> Prepared:
     """A good mutation with some members replaced."""
-    return PREPARER.prepare(ADA, Mutation(1, **(GOOD | members)))
+    return PREPARER.prepare(ADA, Mutation(1, **(GOOD | members)), 2)
 
 
 def code(prepared: Prepared) -> str | None:
@@ -137,7 +137,7 @@ def test_the_content_of_a_delete_is_its_op() -> None:
 
 def test_a_reading_is_the_user_s_row_s_and_scope_s() -> None:
     """Readings of others, of other rows, entities and scopes are others; without a name there is none."""
-    bob = PREPARER.prepare(Principal("bob", "user:bob", False, 0), Mutation(1, **GOOD, scope="user:ada"))
+    bob = PREPARER.prepare(Principal("bob", "user:bob", False, 0), Mutation(1, **GOOD, scope="user:ada"), 2)
     readings = {
         bob.reading,
         *(

@@ -349,7 +349,7 @@ class StreamFollower:
             frame = self._hub.frames.whole_run(
                 state, begin.after, body, schema=self._schema, base=begin.base, reset=begin.reset
             )
-        if frame is None or len(body) > self._hub.buffer:
+        if frame is None or frame.size > self._hub.buffer:
             self._fall_behind(following, state.head)
         else:
             self._outgoing.put(frame)

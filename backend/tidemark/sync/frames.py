@@ -24,12 +24,15 @@ def encoded(frame: messages.ServerFrame) -> Frame:
 
 class FrameMaker:
     """`epoch` gives the database's; `clock` a reading not below the wall time nor the reading it is given
-    ("" for none).
+    ("" for none); `rewritten` changes in the shape of a schema number.
     """
 
-    def __init__(self, epoch: Callable[[], str], clock: Callable[[str], str]) -> None:
+    def __init__(
+        self, epoch: Callable[[], str], clock: Callable[[str], str], rewritten: Callable[[int, bytes], bytes]
+    ) -> None:
         self.epoch = epoch
         self.clock = clock
+        self._rewritten = rewritten
 
     def batch(self, after: int, state: ScopeState, changes: bytes | None) -> Batch:
         return Batch(self, after, state, changes)
@@ -46,7 +49,7 @@ class FrameMaker:
             watermark=str(Watermark(self.epoch(), state.head, base, schema)),
             digest=digest.text(state.live, state.total),
             reset=reset,
-            changes=changes,
+            changes=self._rewritten(schema, changes),
         )
         body = b'{"t":"changes",%b,"clock":"%b"}' % (run, self.clock(state.clock).encode())
         return Frame(body.decode(), len(body))

@@ -228,4 +228,5 @@ def _wire(entry: JournalRow, place: Place, event: Event) -> dict[str, Any]:
         "reason": event.reason,
         "error": error,
         "by": event.by,
+        "schema": event.schema,
     }

@@ -70,7 +70,7 @@ class Integrity:
                 if rules.has_rules(entity):
                     self._check_rules(unit, deed)
             except Rejection as fault:
-                raise Stop(deed.index, fault) from fault
+                raise Stop(deed.index, unit.mutations[deed.index].told(fault)) from fault
 
     # ── references ───────────────────────────────────────────────────────────────────────────────────────────────────
 

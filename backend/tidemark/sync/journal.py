@@ -32,7 +32,8 @@ class Event(Struct, array_like=True, gc=False):
     `names` is what it set (None: the whole row), `overwrote` path → the visible value that it replaced, `values` what
     a superseded or rejected write carried, `won` path → the later clock that won over it. `by` is `cascade` or
     `set_null` where the server wrote because of this user's delete, `sql` where another program wrote (`user` is the
-    database's).
+    database's). What a client sent (`values`, `won`, `field`) is named as it was under `schema`, the number of its push
+    (None: no push); what was done to the row (`names`, `overwrote`) as the declaration named it then.
     """
 
     outcome: Outcome
@@ -54,6 +55,7 @@ class Event(Struct, array_like=True, gc=False):
     scope: str | None = None
     reason: str | None = None
     by: str | None = None
+    schema: int | None = None
 
 
 _encoder: Final = msgspec.json.Encoder()
@@ -102,7 +104,7 @@ def own_write(
     )
 
 
-def rejection(user: str, client: str, prepared: Prepared, why: Rejection) -> Event:
+def rejection(unit: Unit, prepared: Prepared, why: Rejection) -> Event:
     """What is kept of a rejected mutation."""
     sent = prepared.sent
     return Event(
@@ -111,8 +113,8 @@ def rejection(user: str, client: str, prepared: Prepared, why: Rejection) -> Eve
         entity=prepared.entity,
         row=prepared.row,
         at=prepared.at,
-        user=user,
-        client=client,
+        user=unit.principal.user,
+        client=unit.client,
         version=0,
         content=prepared.content,
         values=sent.fields,
@@ -120,6 +122,7 @@ def rejection(user: str, client: str, prepared: Prepared, why: Rejection) -> Eve
         message=why.message,
         field=why.field,
         scope=prepared.scope,
+        schema=unit.schema,
     )
 
 

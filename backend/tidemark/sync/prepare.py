@@ -1,17 +1,22 @@
-"""The checks of a mutation that need nothing but the declaration (SPEC 4), made before it waits for its transaction."""
+"""The checks of a mutation that need nothing but the declaration (SPEC 4), made before it waits for its transaction.
+
+What was written under an older schema number is converted first (SPEC 10); what is answered of it names its fields as
+its author does.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import lru_cache
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache, partial
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
 
 from tidemark_protocol import clock, rows
+from tidemark_protocol.conversion import Conversions, Translation, Upward
 from tidemark_protocol.errors import MUTATION_CODES, Rejection
-from tidemark_protocol.fields import compile_entity
+from tidemark_protocol.fields import Validator, compile_entity
 from tidemark_protocol.merge import Write
 from tidemark_protocol.messages import Mutation
 from tidemark_protocol.model import ColumnType, Declaration, Entity
@@ -35,8 +40,10 @@ class Prepared(Struct):
 
     `scope`, `entity`, `row` and `at` hold what was sent as far as it is text ("" otherwise), `scope` with the caller's
     own in place of none; `declared` is None for an entity that is not declared. `content` are the 63 bits that tell
-    one content of a reading from another: op and fields as they were sent, of a delete the op alone. `reading` are
-    those that name user, scope, entity, row and `at`; None where the journal could not know it again.
+    one content of a reading from another: op and fields (of a delete the op alone), and `contents` gives those that it
+    has under other schema numbers. `reading` are the 63 bits that name user, scope, entity, row and `at`; None where
+    the journal could not know it again. `translation` leads from the author's schema number to the present one, where
+    they differ, and `converted` is what it made of the fields.
     """
 
     sent: Mutation
@@ -46,6 +53,9 @@ class Prepared(Struct):
     at: str
     content: int
     reading: int | None
+    contents: Callable[[], Iterator[int]] | None = None
+    translation: Translation | None = None
+    converted: Upward | None = None
     declared: Entity | None = None
     write: Write | None = None
     fault: Rejection | None = None
@@ -59,10 +69,29 @@ class Prepared(Struct):
         """Whether it names no row that there could be, or says nothing of it."""
         return self.fault is not None and RANK[self.fault.code] < RANK["clock_ahead"]
 
+    def has_content(self, content: int) -> bool:
+        """Whether that is its content, under whichever schema number it was sent before."""
+        return content == self.content or (self.contents is not None and content in self.contents())
 
-class _Validator(Protocol):
-    def put(self, fields: object) -> dict[str, Any]: ...
-    def patch(self, fields: object) -> dict[str, Any]: ...
+    @property
+    def fields(self) -> Any:
+        """What it sets, by the names of the present."""
+        return self.sent.fields if self.converted is None else self.converted.fields
+
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        """The paths, as sent, of fields that are no more."""
+        return () if self.converted is None else self.converted.dropped
+
+    def as_sent(self, path: str) -> str:
+        """What its author calls a path."""
+        return path if self.translation is None else self.translation.as_older(path)
+
+    def told(self, fault: Rejection) -> Rejection:
+        """A fault of one of its fields, in its author's words."""
+        if fault.field is None or (sent := self.as_sent(fault.field)) == fault.field:
+            return fault
+        return Rejection(fault.code, fault.message.replace(fault.field, sent, 1), sent)
 
 
 class Preparer:
@@ -70,17 +99,25 @@ class Preparer:
 
     def __init__(self, declaration: Declaration, max_doc: int) -> None:
         self._entities = declaration.entities
+        self._conversions = Conversions(declaration)
         self._max_doc = max_doc
-        self._validators: Mapping[str, _Validator] = {
+        self._validators: Mapping[str, Validator] = {
             name: compile_entity(entity) for name, entity in declaration.entities.items()
         }
 
-    def prepare(self, principal: Principal, sent: Mutation) -> Prepared:
+    def prepare(self, principal: Principal, sent: Mutation, number: int) -> Prepared:
+        """`number` is the schema number that it was written under, served or not."""
         scope = principal.own if sent.scope is None else _text(sent.scope)
         entity, row, at = _text(sent.entity), _text(sent.row), _text(sent.at)
-        content = _sorted.encode([sent.op, None if sent.op == "delete" else sent.fields])
+        sets = sent.op != "delete" and isinstance(sent.fields, dict)
+        translation = self._conversions.translation(entity, number) if sets else None
+        converted = None if translation is None else translation.upward(sent.fields)
+        content = _spelled(sent.op, sent.fields if converted is None else converted.fields)
         reading = reading_hash(principal.user, scope, entity, row, at) if scope and entity and row and at else None
         ready = Prepared(sent, scope, entity, row, at, hash63(content), reading)
+        if sets and entity in self._conversions.entities:
+            ready.contents = partial(self._contents, entity, sent, number)
+            ready.translation, ready.converted = translation, converted
         try:
             self._check(ready)
         except Rejection as fault:
@@ -115,17 +152,36 @@ class Preparer:
         if sent.op == "delete":
             ready.write = Write("delete", ready.at, {})
             return
-        validator = self._validators[entity.name]
-        values = validator.put(sent.fields) if sent.op == "put" else validator.patch(sent.fields)
-        ready.write = Write(sent.op, ready.at, values)
+        ready.write = Write(sent.op, ready.at, self._values(ready, self._validators[entity.name]))
+
+    def _values(self, ready: Prepared, validator: Validator) -> dict[str, Any]:
+        """What a put or patch sets, canonical; a patch whose fields are all gone sets nothing. Raises Rejection."""
+        sent, converted = ready.sent, ready.converted
+        if converted is not None and converted.strange is not None:
+            raise validator.stranger(sent.fields, converted.strange)
+        if not ready.fields and sent.op == "patch":
+            return {}
+        try:
+            return validator.put(ready.fields) if sent.op == "put" else validator.patch(ready.fields)
+        except Rejection as fault:
+            raise ready.told(fault) from None
+
+    def _contents(self, entity: str, sent: Mutation, number: int) -> Iterator[int]:
+        for fields in self._conversions.shapes(entity, number, sent.fields):
+            yield hash63(_spelled(sent.op, fields))
 
     def _check_size(self, ready: Prepared) -> None:
         """Refuse what no document can hold, whatever stands on the row: a whole put, or one value of a patch."""
         sent = ready.sent
-        wholes = [sent.fields] if sent.op == "put" else sent.fields.values()
+        wholes = [ready.fields] if sent.op == "put" else ready.fields.values()
         if any(len(_encoder.encode(whole)) > self._max_doc for whole in wholes):
             ready.write = None
             ready.fault = Rejection("too_large", f"the document would hold more than {self._max_doc} bytes")
+
+
+def _spelled(op: Any, fields: Any) -> bytes:
+    """What a mutation does, in one spelling."""
+    return _sorted.encode([op, None if op == "delete" else fields])
 
 
 def reading_hash(user: str, scope: str | None, entity: str, row: str, at: str) -> int:

@@ -1,8 +1,8 @@
 """Pull: what changed after a watermark, as runs (SPEC 5).
 
 A page never touches the declared tables and builds no document: the store assembles the wire form, and it goes out as
-it is. Membership is asked for again after the data was read, so that what was committed after a membership's end never
-leaves (SPEC 6, revocation).
+it is, unless its reader is of an older schema number. Membership is asked for again after the data was read, so that
+what was committed after a membership's end never leaves (SPEC 6, revocation).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from tidemark_protocol.watermark import Watermark
 
 from .access import Access, Principal
 from .hub import Hub
+from .shapes import Shapes
 
 LINE = 2_000
 """Changes in one line of a streamed pull at most: small enough that the database reads ahead while one is sent."""
@@ -44,10 +45,13 @@ class Page(Struct):
 class Puller:
     """Answers pulls. `clock` gives a reading not below wall time nor the one given; `buffer` bounds a page's bytes."""
 
-    def __init__(self, *, store: Store, access: Access, hub: Hub, clock: Callable[[str], str], buffer: int) -> None:
+    def __init__(
+        self, *, store: Store, access: Access, hub: Hub, shapes: Shapes, clock: Callable[[str], str], buffer: int
+    ) -> None:
         self._store = store
         self._access = access
         self._hub = hub
+        self._shapes = shapes
         self._clock = clock
         self._buffer = buffer
 
@@ -162,7 +166,7 @@ class Puller:
             watermark=mark,
             digest=digest.text(found.state.live, found.state.total) if complete else None,
             reset=start.reset,
-            changes=found.body,
+            changes=self._shapes.rewritten(schema, found.body),
         )
         return _Run(text, mark, found.count, found.state.clock, complete)
 

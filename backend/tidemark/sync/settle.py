@@ -5,7 +5,7 @@ Pure but for the rules it calls: no await, no clock, no database. Running it twi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from copy import copy
 from typing import Any, Final
 
@@ -140,7 +140,7 @@ class Settlement:
             return
         principal = unit.principal
         foreign = prepared.is_malformed or not self._may_write(principal, prepared.scope)
-        event = journal.rejection(principal.user, unit.client, prepared, why)
+        event = journal.rejection(unit, prepared, why)
         scope = principal.own if foreign else prepared.scope
         entry = journal.rejection_entry(scope, self.now, event, prepared.reading)
         self.rejections.append(entry)
@@ -261,7 +261,8 @@ class Settlement:
         reason = "deleted" if effect.state.deleted and write is not None and write.op == "patch" else None
         event = self._event(unit, prepared, effect, 0)
         event.outcome, event.values, event.reason = "superseded", prepared.sent.fields, reason
-        event.won = _winners(effect.state, write.values if write is not None else {}) if effect.state.root else None
+        if effect.state.root and write is not None and (write.values or write.op != "patch"):
+            event.won = _winners(effect.state, write.values, prepared)
         events.append((prepared.scope, event))
         return Result(prepared.sent.seq, "superseded", reason=UNSET if reason is None else reason)
 
@@ -269,8 +270,8 @@ class Settlement:
         seq = prepared.sent.seq
         if effect.hidden:
             return Result(seq, "superseded", reason="deleted")
-        lost = list(effect.superseded_paths) if effect.superseded_paths else UNSET
-        return Result(seq, "applied", scope=prepared.scope, version=version, superseded_fields=lost)
+        lost = [*map(prepared.as_sent, effect.superseded_paths), *prepared.dropped]
+        return Result(seq, "applied", scope=prepared.scope, version=version, superseded_fields=lost or UNSET)
 
     def _event(self, unit: Unit, prepared: Prepared, effect: Effect, version: int) -> Event:
         write = prepared.write
@@ -289,12 +290,16 @@ class Settlement:
             if patch and prepared.write is not None
             else None,
             overwrote=effect.overwritten or None,
+            schema=unit.schema,
         )
         if effect.hidden:
             event.outcome, event.reason, event.values = "superseded", "deleted", prepared.sent.fields
-        elif effect.superseded_paths:
-            event.values = {path: prepared.sent.fields[path] for path in effect.superseded_paths}
-            event.won = _winners(effect.state, event.values)
+            return event
+        lost = [*map(prepared.as_sent, effect.superseded_paths), *prepared.dropped]
+        if lost:
+            event.values = {path: prepared.sent.fields[path] for path in lost}
+        if effect.superseded_paths:
+            event.won = _winners(effect.state, effect.superseded_paths, prepared)
         return event
 
     # ── rows ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -386,10 +391,10 @@ def _forgotten(state: RowState, path: str, at: str) -> bool:
     return path not in state.clocks and state.clocks.get(field, "") <= at and state.root <= at
 
 
-def _winners(state: RowState, paths: Mapping[str, Any]) -> dict[str, str]:
-    """For each path the clock that won over it."""
+def _winners(state: RowState, paths: Iterable[str], prepared: Prepared) -> dict[str, str]:
+    """For each path, as it was sent, the clock that won over it."""
     winners: dict[str, str] = {}
-    for path in paths or ("",):
+    for path in list(paths) or ("",):
         field = path.partition("/")[0]
-        winners[path] = max(state.root, state.clocks.get(field, ""), state.clocks.get(path, ""))
+        winners[prepared.as_sent(path)] = max(state.root, state.clocks.get(field, ""), state.clocks.get(path, ""))
     return winners

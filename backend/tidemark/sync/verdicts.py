@@ -30,7 +30,7 @@ class FirstVerdicts:
 
     def told_again(self, user: str, prepared: Prepared) -> ToldAgain | None:
         """The rejection that this very mutation had before."""
-        same = (event for event in self._spent(user, prepared) if event.content == prepared.content)
+        same = (event for event in self._spent(user, prepared) if prepared.has_content(event.content))
         return next(map(ToldAgain, same), None)
 
     def check_spent(self, user: str, prepared: Prepared) -> None:
@@ -65,7 +65,7 @@ class FirstVerdicts:
         ]
         if not recorded:
             return fault
-        same = [event for event in recorded if event.content == prepared.content]
+        same = [event for event in recorded if prepared.has_content(event.content)]
         return journal.first_verdict(same[0], prepared.scope, prepared.sent.seq) if same else reused()
 
     def _spent(self, user: str, prepared: Prepared) -> list[Event]:

@@ -36,6 +36,7 @@ def read_changes(
             if name in entities:
                 _check_values(conversion, entities[name], touched[name], at, reader.faults)
                 names[name] = _fields_before(conversion, names[name], at, reader.faults)
+                _check_reserved(conversion, entities[name], at, reader.faults)
             step[name] = conversion
         changes[int(key)] = step
     return changes
@@ -90,6 +91,14 @@ def _fields_before(conversion: Conversion, after: set[str], path: str, faults: F
         if name not in after:
             faults.note(f"{path}.values.{name}", f"there is no field {name} after this change{suggest(name, after)}")
     return (after - renamed) | set(conversion.rename) | set(conversion.remove)
+
+
+def _check_reserved(conversion: Conversion, entity: Entity, path: str, faults: Faults) -> None:
+    """Old names beside the key and the times, which stand in every document."""
+    for option, names in (("rename", conversion.rename), ("remove", conversion.remove)):
+        for old in names:
+            if old in entity.read_only:
+                faults.note(f"{path}.{option}", f"{old} is the key, the scope column or a time, and never was a field")
 
 
 def _check_values(conversion: Conversion, entity: Entity, touched: set[str], path: str, faults: Faults) -> None:
