@@ -147,3 +147,18 @@ class Declaration(Struct, frozen=True, dict=True):
                 if field.ref is not None:
                     incoming[field.ref].append((entity, field))
         return {name: tuple(pairs) for name, pairs in incoming.items()}
+
+    @cached_property
+    def ranks(self) -> Mapping[str, int]:
+        """A number for each entity: what is referred to comes before what refers to it, unless they form a circle."""
+        ranks: dict[str, int] = {}
+
+        def visit(entity: Entity, above: frozenset[str]) -> None:
+            for field in entity.refs:
+                if field.ref is not None and field.ref not in ranks and field.ref not in above:
+                    visit(self.entities[field.ref], above | {field.ref})
+            ranks.setdefault(entity.name, len(ranks))
+
+        for name in sorted(self.entities):
+            visit(self.entities[name], frozenset({name}))
+        return ranks

@@ -65,9 +65,8 @@ async def test_the_server_s_own_writes_are_never_too_large(world: World) -> None
         hint = ada.put("hints", key(2), scope=W, fields={"node": key(1), "text": "x" * size})
         if fates(await ada.push(hint)) != ["applied"]:
             break
-    world.engine._pipeline._merger._limits = replace(
-        world.engine._pipeline._merger._limits, max_doc=100
-    )  # lowered since
+    merger = world.engine._pipeline._merger
+    merger._limits = replace(merger._limits, max_doc=100)  # lowered since
     await ada.apply(ada.delete("nodes", key(1), scope=W))
     assert (await ada.rows(W))["hints", key(2)]["node"] is None
 

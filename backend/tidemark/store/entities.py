@@ -144,10 +144,11 @@ def tables_of(declaration: Declaration) -> Mapping[str, EntityTable]:
 
 
 def by_entity(keys: Iterable[RowKey]) -> dict[str, list[RowKey]]:
-    """Keys sorted out by entity, in text order, so that transactions meet rows in one order."""
-    found: dict[str, list[RowKey]] = {}
-    for key in sorted(keys, key=lambda key: (key.entity, key.row, key.scope)):
-        found.setdefault(key.entity, []).append(key)
+    """Keys sorted out by entity as these come; in text order, so that transactions meet rows in one order."""
+    keys = list(keys)
+    found: dict[str, list[RowKey]] = {key.entity: [] for key in keys}
+    for key in sorted(keys, key=lambda key: (key.row, key.scope)):
+        found[key.entity].append(key)
     return found
 
 
@@ -161,9 +162,10 @@ def identities_by_entity(identities: Iterable[Identity]) -> dict[str, list[Ident
 
 def images_by_entity(images: Iterable[RowImage]) -> dict[str, list[RowImage]]:
     """The same for images."""
-    found: dict[str, list[RowImage]] = {}
-    for image in sorted(images, key=lambda image: (image.key.entity, image.key.row, image.key.scope)):
-        found.setdefault(image.key.entity, []).append(image)
+    images = list(images)
+    found: dict[str, list[RowImage]] = {image.key.entity: [] for image in images}
+    for image in sorted(images, key=lambda image: (image.key.row, image.key.scope)):
+        found[image.key.entity].append(image)
     return found
 
 

@@ -56,12 +56,13 @@ def journal_query(
     return f"SELECT {JOURNAL} FROM sync_journal WHERE {where} ORDER BY id {order} LIMIT {int(query.limit)}", values
 
 
-def removed(saved: Saved, tables: Mapping[str, EntityTable]) -> set[RowKey]:
+def removed(saved: Saved, tables: Mapping[str, EntityTable]) -> list[RowKey]:
     """The rows to take from their tables before others are written.
 
     A swapped row of an adopted table stays: with it would go what its other columns hold.
     """
-    return {*saved.gone, *(key for key in saved.swapped if not tables[key.entity].entity.adopted)}
+    swapped = (key for key in saved.swapped if not tables[key.entity].entity.adopted)
+    return list(dict.fromkeys((*saved.gone, *swapped)))
 
 
 def names(columns: Iterable[ColumnOf]) -> str:

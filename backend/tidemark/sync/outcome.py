@@ -57,6 +57,10 @@ def outcome_of(settlement: Settlement, results: list[list[Result]]) -> Outcome:
             images.append(feed.image(key, state, new=not was_live or key in swapped))
         elif was_live and not state.visible:
             gone.append(key)
+    # Parents are written before those that refer to them and removed after, for a table may have foreign keys.
+    ranks = settlement.declaration.ranks
+    images.sort(key=lambda image: ranks[image.key.entity])
+    gone.sort(key=lambda key: -ranks[key.entity])
     entries = [journal.commit_entry(scope, settlement.now, events) for scope, events in settlement.events.items()]
     moved_scopes = [state for name, state in scopes.items() if state != known[name]]
     entries += settlement.rejections
