@@ -20,8 +20,8 @@ _MYSQL: Final = (
 )
 _IDENTITY: Final[dict[str, tuple[str, Callable[[list[str]], str]]]] = {
     "postgresql": ("{0}::text", lambda parts: f"pg_catalog.concat_ws(pg_catalog.chr(31), {', '.join(parts)})"),
-    # Bytes that are no text must not reach the inbox as one: nobody could read it.
-    "sqlite": ("CASE typeof({0}) WHEN 'blob' THEN hex({0}) ELSE CAST({0} AS TEXT) END", " || char(31) || ".join),
+    # Bytes that are no text must not reach the inbox as one: nobody could read it. No key is spelled as they are.
+    "sqlite": ("CASE typeof({0}) WHEN 'blob' THEN quote({0}) ELSE CAST({0} AS TEXT) END", " || char(31) || ".join),
     "mysql": _MYSQL,
     "mariadb": _MYSQL,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,56 +14,46 @@ from queue import SimpleQueue
 from typing import IO, Any, Final, TypeVar
 
 import msgspec
-from msgspec.structs import astuple
 
 from tidemark_protocol.model import Declaration
 
-from . import sql
+from . import sql, sqlite_capture
 from . import sqlite_sql as statements
 from .base import (
-    ConstraintFailed,
+    Backlog,
     EventQuery,
     FeedRow,
+    Identity,
+    InboxEntry,
     JournalRow,
-    RowImage,
-    RowKey,
-    RowTaken,
     Run,
-    Saved,
     ScopeState,
+    TableRow,
     Transaction,
     Unavailable,
 )
-from .entities import by_entity, images_by_entity, tables_of
+from .entities import tables_of
 from .fit import claim, faults, sqlite_engine, sqlite_path
 from .sqlite_sql import SqliteTable
+from .sqlite_transaction import SqliteTransaction, array, feed, translated
 from .tables import Unfit
 
 T = TypeVar("T")
 
-_FAULTY_WAL: Final = ((3, 7, 0), (3, 51, 2))
+FAULTY_WAL: Final = ((3, 7, 0), (3, 51, 2))
 _WRITER: Final = ("wal_autocheckpoint = 4000", "cache_size = -65536")
 """Pages of 4 KiB, and KiB: with the defaults, keys in no order cost twice as much."""
-_AWAY: Final = frozenset(
-    {
-        sqlite3.SQLITE_BUSY,
-        sqlite3.SQLITE_LOCKED,
-        sqlite3.SQLITE_NOMEM,
-        sqlite3.SQLITE_READONLY,
-        sqlite3.SQLITE_IOERR,
-        sqlite3.SQLITE_FULL,
-        sqlite3.SQLITE_CANTOPEN,
-        sqlite3.SQLITE_PROTOCOL,
-    }
-)
+_GAP: Final = 0.12
+"""Seconds: more than the longest pause of another program that waits in SQLite's own way for its turn to write."""
+_STRETCH: Final = 1.0
+"""Seconds of writing nearly without a pause after which others get their turn."""
 
 
 class SqliteStore:
     """A `Store` on a SQLite file. `now` gives Unix milliseconds, `chance(n)` n random bytes; `readers` read beside the
-    one that writes.
+    one that writes. `shared` opens a file that a service may have at the same time.
     """
 
-    exclusive = True
     pace = 50
 
     def __init__(
@@ -73,6 +64,7 @@ class SqliteStore:
         now: Callable[[], int],
         chance: Callable[[int], bytes],
         readers: int = 2,
+        shared: bool = False,
     ) -> None:
         self.epoch = ""
         self.warnings: list[str] = []
@@ -81,10 +73,13 @@ class SqliteStore:
         self._now = now
         self._chance = chance
         self._tables = {name: SqliteTable(table) for name, table in tables_of(declaration).items()}
+        self._captured = [name for name, entity in declaration.entities.items() if entity.capture]
+        self._turns = Turns()
         self._write_thread = ThreadPoolExecutor(1, "tidemark-sqlite-writer")
         self._read_threads = ThreadPoolExecutor(readers, "tidemark-sqlite-reader")
         self._idle: SimpleQueue[sqlite3.Connection] = SimpleQueue()
         self._readers = readers
+        self.exclusive = not shared
         self._writer: sqlite3.Connection | None = None
         self._claim: IO[bytes] | None = None
 
@@ -93,7 +88,7 @@ class SqliteStore:
 
     async def close(self) -> None:
         self._read_threads.shutdown()
-        if self._claim is not None:
+        if self._writer is not None:
             await self._in_thread(self._write_thread, self._close)
         self._write_thread.shutdown()
 
@@ -121,7 +116,7 @@ class SqliteStore:
         return dict(await self._fetch('SELECT "user", role FROM sync_member WHERE scope = ?', scope))
 
     async def states(self, scopes: Collection[str]) -> dict[str, ScopeState]:
-        return {found[0]: ScopeState(*found) for found in await self._fetch(statements.STATES, _array(scopes))}
+        return {found[0]: ScopeState(*found) for found in await self._fetch(statements.STATES, array(scopes))}
 
     async def run(self, scope: str, after: int, base: int, limit: int, max_bytes: int) -> Run | None:
         def read(connection: sqlite3.Connection) -> Run | None:
@@ -145,14 +140,14 @@ class SqliteStore:
         return await self._read(read)
 
     async def events(self, query: EventQuery) -> list[JournalRow]:
-        statement, values = sql.journal_query(query, "?", statements.AMONG, statements.NAMING, _array)
+        statement, values = sql.journal_query(query, "?", statements.AMONG, statements.NAMING, array)
         return [JournalRow(*found) for found in await self._fetch(statement, *values)]
 
     async def rows_of(self, scope: str) -> Iterable[FeedRow]:
-        return _feed(await self._fetch(f"SELECT {sql.FEED} FROM sync_feed WHERE scope = ? ORDER BY version", scope))
+        return feed(await self._fetch(f"SELECT {sql.FEED} FROM sync_feed WHERE scope = ? ORDER BY version", scope))
 
     async def residues(self, before: int, latest: str, limit: int) -> list[FeedRow]:
-        return _feed(await self._fetch(statements.RESIDUES, before, latest, limit))
+        return feed(await self._fetch(statements.RESIDUES, before, latest, limit))
 
     async def forget(self, scope: str, horizon: int, dropped: Sequence[FeedRow], rewritten: Sequence[FeedRow]) -> int:
         def work(connection: sqlite3.Connection) -> int:
@@ -186,12 +181,34 @@ class SqliteStore:
         values = (f"lease:{name}", value, owner, now)
         return await self._write(lambda connection: connection.execute(statements.LEASE, values).rowcount == 1)
 
+    async def inbox(self, passed: Collection[int], limit: int) -> list[InboxEntry]:
+        values = (array(self._captured), array(passed), limit)
+        return await self._read(lambda connection: sqlite_capture.entries(connection, statements.INBOX, values))
+
+    async def backlog(self) -> Backlog:
+        return Backlog(*(await self._fetch(statements.BACKLOG))[0])
+
+    async def report(self, identities: Collection[Identity], at: int) -> None:
+        values = [(*identity, at) for identity in identities]
+        await self._write(lambda connection: connection.executemany(statements.REPORT, values))
+
+    async def sweep(self, entity: str, after: Identity | None, limit: int) -> list[TableRow]:
+        table = self._tables[entity]
+        return await self._read(lambda connection: sqlite_capture.sweep(connection, table, after, limit))
+
+    async def live(self, entity: str, after: tuple[str, str] | None, limit: int) -> list[FeedRow]:
+        return feed(await self._fetch(statements.LIVE, entity, *(after or ("", "")), limit))
+
     def _open(self) -> None:
-        self._claim = claim(self.path)
+        self._claim = claim(self.path) if self.exclusive else None
         try:
-            with _translated():
+            with translated():
                 self._check()
-                self._writer = self._connect("journal_mode = WAL", *_WRITER)
+                # Two programs that checkpoint at once are what releases with the faulty log do not bear.
+                sharing = () if self.exclusive else ("wal_autocheckpoint = 0",)
+                self._writer = self._connect(*_WRITER, *sharing)
+                if self.exclusive:
+                    self._settle_journal(self._writer)
                 for _ in range(self._readers):
                     self._idle.put(self._connect("wal_autocheckpoint = 0", "query_only = ON"))
                 self.epoch = self._settle_epoch(self._writer)
@@ -200,11 +217,16 @@ class SqliteStore:
             raise
 
     def _check(self) -> None:
-        first, last = _FAULTY_WAL
-        if first <= sqlite3.sqlite_version_info <= last:
+        if self._wal_is_faulty:
+            remedy = (
+                "other programs write captured tables, so its rollback journal is used, where readers and writers wait "
+                "for each other"
+                if self._captured
+                else "let this service alone write the file"
+            )
             self.warnings.append(
                 f"SQLite {sqlite3.sqlite_version} can damage a database in WAL mode when several programs write it "
-                "(mended in 3.51.3): let this service alone write the file"
+                f"(mended in 3.51.3): {remedy}"
             )
         if not self.path.exists():
             raise Unfit(f"{self.path} does not exist: migrate first (--migrate)")
@@ -212,6 +234,23 @@ class SqliteStore:
             found = faults(connection, self._declaration)
         if found:
             raise Unfit("; ".join(found))
+
+    @property
+    def _wal_is_faulty(self) -> bool:
+        first, last = FAULTY_WAL
+        return first <= sqlite3.sqlite_version_info <= last
+
+    def _settle_journal(self, connection: sqlite3.Connection) -> None:
+        """WAL, but not where its fault could strike, for other programs write the file too."""
+        wanted = "delete" if self._captured and self._wal_is_faulty else "wal"
+        if connection.execute("PRAGMA journal_mode").fetchone() == (wanted,):
+            return
+        try:
+            held = connection.execute(f"PRAGMA journal_mode = {wanted}").fetchone()
+        except sqlite3.OperationalError:
+            held = None
+        if held != (wanted,):
+            raise Unfit(f"{self.path} is open in another program: close it once, for its journal must become {wanted}")
 
     def _connect(self, *pragmas: str) -> sqlite3.Connection:
         connection = sqlite3.connect(
@@ -246,7 +285,9 @@ class SqliteStore:
             connection = self._writer
             if connection is None:
                 raise Unavailable("the store is not open")
-            with _translated(), _transaction(connection):
+            if self._captured:
+                self._turns.leave()
+            with translated(), _transaction(connection), self._turns.taken():
                 return work(connection)
 
         return await self._in_thread(self._write_thread, hop)
@@ -255,7 +296,7 @@ class SqliteStore:
         def hop() -> T:
             connection = self._idle.get()
             try:
-                with _translated(), _transaction(connection, "BEGIN"):
+                with translated(), _transaction(connection, "BEGIN"):
                     return work(connection)
             finally:
                 self._idle.put(connection)
@@ -270,98 +311,32 @@ class SqliteStore:
         return await loop.run_in_executor(threads, copy_context().run, work)
 
 
-class SqliteTransaction:
-    """A `Transaction` in the thread that writes: its methods never wait."""
+class Turns:
+    """Leaves other programs their turn to write. SQLite keeps no queue: who waits looks every 100 ms at last whether
+    the lock is free, and might never find it so.
+    """
 
-    def __init__(self, connection: sqlite3.Connection, tables: dict[str, SqliteTable]) -> None:
-        self._connection = connection
-        self._tables = tables
-        self.failure: Exception | None = None
+    def __init__(self) -> None:
+        self._since = time.monotonic()
+        self._busy = 0.0
 
-    async def lock(self, scopes: Collection[str], create: Collection[str]) -> dict[str, ScopeState]:
-        # The transaction holds the whole database.
-        self._connection.executemany(statements.CREATE, [(scope,) for scope in create])
-        found = self._connection.execute(statements.STATES, (_array({*scopes, *create}),))
-        return {state[0]: ScopeState(*state) for state in found}
-
-    async def roles(self, members: Collection[tuple[str, str]]) -> dict[tuple[str, str], str]:
-        ask = self._connection.execute
-        return {member: role for member in members for (role,) in ask(statements.ROLE, member)}
-
-    async def load(self, keys: Collection[RowKey]) -> list[FeedRow]:
-        shared = {key[1:] for key in keys if not self._tables[key.entity].table.entity.key.per_scope}
-        found = [row for pair in shared for row in self._connection.execute(statements.LOAD, pair)]
-        for scope, entity, row in {key for key in keys if key[1:] not in shared}:
-            found += self._connection.execute(statements.LOAD_EXACT, (entity, row, scope))
-        return _feed(found)
-
-    async def spent(self, hashes: Collection[int]) -> list[JournalRow]:
-        return [JournalRow(*found) for found in self._connection.execute(statements.SPENT, (_array(hashes),))]
-
-    async def entries_of(self, scope: str, rows: Collection[int], since: int, limit: int) -> list[JournalRow]:
-        values = (scope, since, _array(rows), limit)
-        return [JournalRow(*found) for found in self._connection.execute(statements.ENTRIES, values)]
-
-    async def referring(self, scope: str, entity: str, field: str, targets: Collection[str]) -> list[tuple[str, str]]:
-        found = await self.holders(scope, entity, (field,), [(target,) for target in targets])
-        return [(values[0], row) for values, row in found]
-
-    async def holders(
-        self, scope: str, entity: str, fields: tuple[str, ...], values: Collection[tuple[Any, ...]]
-    ) -> list[tuple[tuple[Any, ...], str]]:
-        table = self._tables[entity]
-        if not values:
-            return []
-        statement, place = table.holders(fields), table.table.scope_value(scope)
-        return [
-            (asked, row)
-            for asked, parameters in zip(values, zip(*table.table.encoded(fields, values), strict=True), strict=True)
-            for (row,) in self._connection.execute(statement, (place, *parameters))
-        ]
-
-    async def set_role(self, scope: str, user: str, role: str | None) -> None:
-        if role is None:
-            self._connection.execute('DELETE FROM sync_member WHERE scope = ? AND "user" = ?', (scope, user))
-        else:
-            self._connection.execute(statements.SET_ROLE, (scope, user, role))
-
-    async def save(self, saved: Saved) -> None:
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """While the lock is ours."""
+        begun = time.monotonic()
         try:
-            with _translated():
-                self._save(saved)
-        except Exception as failure:
-            # What was written before it stands: the transaction can only end.
-            self.failure = failure
-            raise
+            yield
+        finally:
+            self._busy += time.monotonic() - begun
 
-    def _save(self, saved: Saved) -> None:
-        write = self._connection.executemany
-        for entity, keys in by_entity(sql.removed(saved, {n: t.table for n, t in self._tables.items()})).items():
-            table = self._tables[entity]
-            write(table.delete, zip(*table.table.key_arguments(keys), strict=True))
-        for entity, images in images_by_entity(saved.images).items():
-            self._write_images(self._tables[entity], images)
-        write(statements.FEED_UPSERT, map(astuple, saved.feed))
-        write(
-            statements.JOURNAL,
-            [(e.scope, e.arrived, e.events, f" {' '.join(map(str, e.rows))} ", e.spent) for e in saved.journal],
-        )
-        write(statements.SCOPE, [(*astuple(state)[1:], state.scope) for state in saved.scopes])
-
-    def _write_images(self, table: SqliteTable, images: list[RowImage]) -> None:
-        if table.table.entity.adopted:
-            images = [image for image in images if image.new or not self._update(table, image)]
-        if not images:
+    def leave(self) -> None:
+        """Wait long enough for anybody, if the lock was ours most of the time lately."""
+        lately = time.monotonic() - self._since
+        if lately < _STRETCH:
             return
-        count = self._connection.executemany(table.upsert, zip(*table.table.arguments(images), strict=True)).rowcount
-        if count < len(images):
-            raise RowTaken(f"{len(images) - count} rows of {table.table.entity.name} are in use in other scopes")
-
-    def _update(self, table: SqliteTable, image: RowImage) -> bool:
-        """Change a row in place, for its table may have columns that are not ours; False if it is not there."""
-        values = [column[0] for column in table.table.arguments([image])]
-        keyed = len(table.table.key) + 1
-        return self._connection.execute(table.update, (*values[keyed:], *values[:keyed])).rowcount == 1
+        if self._busy > lately / 2:
+            time.sleep(_GAP)
+        self._since, self._busy = time.monotonic(), 0.0
 
 
 @contextmanager
@@ -384,24 +359,6 @@ def _closing(cursor: sqlite3.Cursor) -> Iterator[sqlite3.Cursor]:
         cursor.close()
 
 
-@contextmanager
-def _translated() -> Iterator[None]:
-    """The one seam where the driver's exceptions become the port's."""
-    try:
-        yield
-    except sqlite3.IntegrityError as error:
-        if error.sqlite_errorcode == sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY:
-            raise RowTaken(str(error)) from error
-        unique = error.sqlite_errorcode == sqlite3.SQLITE_CONSTRAINT_UNIQUE
-        raise ConstraintFailed(str(error), unique=unique) from error
-    except (sqlite3.DataError, OverflowError) as error:
-        raise ConstraintFailed(str(error), unique=False) from error
-    except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode & 0xFF in _AWAY:
-            raise Unavailable(str(error)) from error
-        raise
-
-
 def _run_to_end(work: Awaitable[T]) -> T:
     """The result of something that awaits nothing but methods of SqliteTransaction, which never wait."""
     steps = work.__await__()
@@ -411,14 +368,3 @@ def _run_to_end(work: Awaitable[T]) -> T:
         result: T = end.value
         return result
     raise RuntimeError("the body of a transaction awaited something other than its transaction")
-
-
-def _array(values: Collection[Any]) -> str:
-    return msgspec.json.encode(list(values)).decode()
-
-
-def _feed(found: Iterable[Any]) -> list[FeedRow]:
-    return [
-        FeedRow(scope, entity, row, version, bool(deleted), doc, root, clocks, arrived, bool(residue))
-        for scope, entity, row, version, deleted, doc, root, clocks, arrived, residue in found
-    ]

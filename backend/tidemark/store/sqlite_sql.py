@@ -26,6 +26,29 @@ class SqliteTable:
         self.update = f"UPDATE {name} SET {assigned} WHERE {keyed}"
         self.delete = f"DELETE FROM {name} WHERE {keyed}"
         self._row = table.row_text("CAST({} AS TEXT)")
+        values = names((*table.fields.values(), *table.identity))
+        # A scope that is bytes becomes a text that no scope has.
+        in_scope = f"CASE typeof({scope}) WHEN 'blob' THEN char(0) ELSE CAST({scope} AS TEXT) END"
+        self._whole = f"SELECT {table.identity_text('sqlite')}, {in_scope}, {values} FROM {name} WHERE"
+        no_part = " OR ".join(f"{c.name} IS NULL" for c in table.identity)
+        self.nameless = f"{self._whole} {no_part} LIMIT ?"
+        """A limit: rows that lack a part of their identity, as those of `find`."""
+
+    def find(self, empty: Sequence[bool]) -> str:
+        """Three readings of each part of an identity: (identity, scope, *fields, *identity's columns) of every row
+        that may be meant. `empty` tells the parts that may be null.
+        """
+        return f"{self._whole} " + all_of(
+            f"({c.name} IS NULL OR {c.name} IN (?, ?, ?))" if may_lack else f"{c.name} IN (?, ?, ?)"
+            for c, may_lack in zip(self.table.identity, empty, strict=True)
+        )
+
+    def sweep(self, *, behind: bool) -> str:
+        """The values of an identity's columns, unless from the beginning, and a limit: rows as those of `find`."""
+        columns = self.table.identity
+        row = f"({names(columns)})"
+        bound = f"{row} > ({marks(len(columns))})" if behind else all_of(f"{c.name} IS NOT NULL" for c in columns)
+        return f"{self._whole} {bound} ORDER BY {names(columns)} LIMIT ?"
 
     def referring(self, field: str) -> str:
         """The scope's id and a target: (row,)."""
@@ -74,6 +97,15 @@ RAISE_FLOOR: Final = "UPDATE sync_scope SET floor = max(floor, ?), horizon = max
 FORGET_JOURNAL: Final = """
     DELETE FROM sync_journal WHERE id IN (
         SELECT id FROM sync_journal WHERE arrived < ? ORDER BY arrived LIMIT ?)"""
+_ENTRIES: Final = "SELECT id, entity, identity, captured_at, who FROM sync_inbox"
+INBOX: Final = f"{_ENTRIES} WHERE entity {AMONG.format('?')} AND id NOT {AMONG.format('?')} ORDER BY id LIMIT ?"
+CAPTURED: Final = f"{_ENTRIES} WHERE identity = ? AND entity = ?"
+BACKLOG: Final = "SELECT count(*), min(captured_at) FROM sync_inbox"
+REPORT: Final = "INSERT INTO sync_inbox (entity, identity, captured_at) VALUES (?, ?, ?)"
+DRAINED: Final = f"DELETE FROM sync_inbox WHERE id {AMONG.format('?')}"
+LIVE: Final = f"""
+    SELECT {sql.FEED} FROM sync_feed WHERE entity = ? AND NOT deleted AND ("row", scope) > (?, ?)
+    ORDER BY "row", scope LIMIT ?"""
 LEASE: Final = """
     INSERT INTO sync_meta (name, value) VALUES (?1, ?2)
     ON CONFLICT (name) DO UPDATE SET value = excluded.value

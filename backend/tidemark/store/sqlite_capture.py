@@ -1,0 +1,110 @@
+"""Rows of captured tables and entries of the inbox, as a SQLite file holds them: any column may hold anything.
+
+A text that is no UTF-8 is read with a NUL at its end: no key, scope or value may hold one, so every check refuses it.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+from tidemark_protocol.rows import id_problem
+
+from .base import UNIT, Identity, InboxEntry, TableRow
+from .entities import EntityTable
+from .sqlite_sql import SqliteTable
+
+_BYTES: Final = re.compile(r"X'((?:[0-9A-F]{2})*)'")
+_NO_TEXT: Final = "\0"
+
+
+def entries(connection: sqlite3.Connection, statement: str, values: Sequence[Any]) -> list[InboxEntry]:
+    """What a statement finds in the inbox."""
+    with _any_text(connection):
+        return [InboxEntry(*found) for found in connection.execute(statement, values)]
+
+
+def find(connection: sqlite3.Connection, table: SqliteTable, identity: Identity) -> TableRow | None:
+    """The row of an identity."""
+    found = _lookup(connection, table, identity)
+    return None if found is None else table.table.table_row(found[: -len(table.table.identity)])
+
+
+def sweep(connection: sqlite3.Connection, table: SqliteTable, after: Identity | None, limit: int) -> list[TableRow]:
+    """The rows behind an identity in the order of its columns, up to `limit`; first those without a whole identity.
+
+    Left out is what nobody could go on behind: rows whose identity is no text, and those without a whole one beyond
+    the limit.
+    """
+    size = len(table.table.identity)
+    page: list[TableRow] = []
+    with _any_text(connection):
+        if after is None:
+            nameless = connection.execute(table.nameless, (limit,))
+            page += [table.table.table_row(found[:-size]) for found in nameless]
+        place = None if after is None else _place(connection, table, after)
+        while left := limit - len(page):
+            values = (*place, left) if place else (left,)
+            rows = connection.execute(table.sweep(behind=bool(place)), values).fetchall()
+            page += [table.table.table_row(found[:-size]) for found in rows if not found[0].endswith(_NO_TEXT)]
+            if len(rows) < left:
+                break
+            place = rows[-1][-size:]
+    return page
+
+
+def _place(connection: sqlite3.Connection, table: SqliteTable, after: Identity) -> Sequence[Any] | None:
+    """The values of the columns of an identity; None if some are null, for these rows come before all others."""
+    found = _lookup(connection, table, after)
+    if found is not None:
+        place = found[-len(table.table.identity) :]
+        return None if None in place else place
+    parts = _parts(table.table, after)
+    if parts is None or not all(parts):
+        return None
+    return [
+        int(part) if column.kind == "integer" and id_problem("integer", part) is None else part
+        for column, part in zip(table.table.identity, parts, strict=True)
+    ]
+
+
+def _lookup(connection: sqlite3.Connection, table: SqliteTable, identity: Identity) -> Sequence[Any] | None:
+    """What `table.find` gives of the row that is called so; keys that are equal for a column's collation are not."""
+    parts = _parts(table.table, identity)
+    if parts is None:
+        return None
+    statement = table.find([not part for part in parts])
+    with _any_text(connection):
+        rows = connection.execute(statement, [value for part in parts for value in _readings(part)])
+        return next((found for found in rows.fetchall() if found[0] == identity.text), None)
+
+
+def _parts(table: EntityTable, identity: Identity) -> list[str] | None:
+    parts = identity.text.split(UNIT) if len(table.identity) > 1 else [identity.text]
+    return parts if len(parts) == len(table.identity) else None
+
+
+def _readings(part: str) -> tuple[Any, Any, Any]:
+    """The values that a column may hold where its text is this one: a text, an integer, bytes."""
+    number = int(part) if id_problem("integer", part) is None else part
+    data = _BYTES.fullmatch(part)
+    return part, number, bytes.fromhex(data[1]) if data is not None else part
+
+
+@contextmanager
+def _any_text(connection: sqlite3.Connection) -> Iterator[None]:
+    before, connection.text_factory = connection.text_factory, _text
+    try:
+        yield
+    finally:
+        connection.text_factory = before
+
+
+def _text(data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data.decode(errors="replace") + _NO_TEXT
