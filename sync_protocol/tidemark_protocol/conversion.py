@@ -90,6 +90,10 @@ class Translation:
             for path, value in fields.items()
         }
 
+    def goal(self, name: str) -> str | None:
+        """The newer number's name of a field of the older one; None if there is none."""
+        return None if name in self.removed or name in self._strange else self.newer.get(name, name)
+
     def as_older(self, path: str) -> str:
         """The older number's name of a path of the newer one."""
         name, slash, key = path.partition("/")

@@ -70,7 +70,7 @@ async def test_every_member_of_an_event_is_there(world: World) -> None:
     applied, rejected = await ada.events(scope="user:ada")
     members = {
         "id", "time", "scope", "outcome", "op", "entity", "row", "at", "user", "client", "version", "set", "overwrote",
-        "values", "won", "reason", "error", "by",
+        "values", "won", "reason", "error", "by", "schema",
     }  # fmt: skip
     assert applied.keys() == rejected.keys() == members
     assert (applied["version"], applied["error"]) == (1, None)

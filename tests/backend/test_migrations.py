@@ -12,6 +12,7 @@ from sqlalchemy.engine import Connection
 
 from tests.conformance.declared import DECLARATION
 from tidemark.store.difference import difference
+from tidemark.store.documents import Shape, changes
 from tidemark.store.fit import claim, sqlite_path
 from tidemark.store.migrate import _in_transaction as in_transaction
 from tidemark.store.migrate import check, migrate, revision
@@ -282,6 +283,22 @@ def upgrade():
         "size": 1,
     }
     assert json.loads(sql(database_url, "SELECT clocks FROM sync_feed")[0][0]) == {"title": "c1"}
+
+
+def test_several_numbers_are_converted_at_once() -> None:
+    """Documents that stand some numbers back follow every rename, and their texts every change on the way."""
+    after = declared(
+        "title: {type: text}, state: {type: text}",
+        number=3,
+        more="changes: {2: {tasks: {rename: {name: label}, values: {status: {open: todo}}}},"
+        " 3: {tasks: {rename: {label: title, status: state}, values: {state: {todo: planned}, title: {a: b}}}}}",
+    )
+    ((_, change),) = changes(Shape(1, {"tasks": ["name", "status", "old"]}), after)
+    assert change.rename == {"name": "title", "status": "state"}
+    assert change.values == {"title": {"a": "b"}, "state": {"open": "planned", "todo": "planned"}}
+    assert (change.removed, change.added) == ({"old"}, ())
+    ((_, change),) = changes(Shape(2, {"tasks": ["label", "status"]}), after)
+    assert change.values["state"] == {"todo": "planned"}
 
 
 @pytest.mark.parametrize(

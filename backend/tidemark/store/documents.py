@@ -6,13 +6,14 @@ table, where the migration has put the default, or whatever a revision computed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from tidemark_protocol.conversion import Conversions, Translation
 from tidemark_protocol.model import STAMPS, Declaration, Entity
 from tidemark_protocol.rows import key_values, scope_id
 
@@ -38,7 +39,7 @@ class Change(NamedTuple):
     """How the documents of one entity change: names, texts by the new name, fields that go, fields that come."""
 
     rename: dict[str, str]
-    values: dict[str, dict[str, str]]
+    values: dict[str, Mapping[str, str]]
     removed: frozenset[str]
     added: tuple[str, ...]
 
@@ -51,22 +52,18 @@ def pending(connection: Connection, declaration: Declaration) -> bool:
 
 def changes(held: Shape, declaration: Declaration) -> Iterator[tuple[Entity, Change]]:
     """What is to change, by entity; those whose documents are as declared are left out."""
+    conversions = Conversions(declaration)
     for name, before in held.fields.items():
         entity = declaration.entities.get(name)
         if entity is None:
             continue
-        rename = {field: field for field in before}
-        values: dict[str, dict[str, str]] = {}
-        for number in sorted(declaration.changes):
-            step = declaration.changes[number].get(name) if number > held.number else None
-            if step is not None:
-                rename = {old: step.rename.get(new, new) for old, new in rename.items()}
-                values |= {step.rename.get(field, field): dict(texts) for field, texts in step.values.items()}
-        kept = {old: new for old, new in rename.items() if new in entity.fields}
+        translation = conversions.translation(name, held.number) or Translation(())
+        goals = {field: translation.goal(field) for field in before}
+        kept = {old: new for old, new in goals.items() if new is not None and new in entity.fields}
         change = Change(
             {old: new for old, new in kept.items() if old != new},
-            values,
-            frozenset(rename) - frozenset(kept),
+            {field: translation.texts[field] for field in kept.values() if field in translation.texts},
+            frozenset(before) - frozenset(kept),
             tuple(field for field in entity.fields if field not in kept.values()),
         )
         if any(change):
