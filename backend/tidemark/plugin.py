@@ -90,14 +90,8 @@ class SyncPlugin(InitPluginProtocol):
         load_rules(settings)
         self.drain = Drain()
         self.metrics = Metrics()
-        self.engine = Engine(
-            store=config.store or make_store(settings, self.declaration, now=config.now, chance=config.chance),
-            declaration=self.declaration,
-            settings=settings,
-            wake=make_wake(settings),
-            now=config.now,
-            chance=config.chance,
-        )
+        store = config.store or make_store(settings, self.declaration, now=config.now, chance=config.chance)
+        self.engine = make_engine(settings, self.declaration, store, now=config.now, chance=config.chance)
         self.metrics.streams.set_function(self.engine.hub.count_streams)
         self._jwks = httpx2.AsyncClient(timeout=_JWKS_TIMEOUT)
         limiter = RateLimit(settings.rate_limit, config.monotonic)
@@ -178,19 +172,37 @@ def load_rules(settings: Settings) -> None:
 
 
 def make_store(
-    settings: Settings, declaration: Declaration, *, now: Callable[[], int], chance: Callable[[int], bytes]
+    settings: Settings,
+    declaration: Declaration,
+    *,
+    now: Callable[[], int] = wall_milliseconds,
+    chance: Callable[[int], bytes] = os.urandom,
+    shared: bool = False,
 ) -> SqliteStore | PostgresStore:
-    """The store that the database's URL names."""
+    """The store that the database's URL names; `shared`: a service may have it too, even if it serves one process."""
     url = settings.database_url
     if is_sqlite(settings):
         if settings.workers > 1:
             why = "several connections that write can corrupt its log; use PostgreSQL for more"
             raise SettingsError([f"{variable('workers')}: SQLite serves one process ({why})"])
-        return SqliteStore(url, declaration, now=now, chance=chance)
+        return SqliteStore(url, declaration, now=now, chance=chance, shared=shared)
     if is_postgresql(url):
         return PostgresStore(url, declaration, now=now, chance=chance)
     scheme = url.partition(":")[0]
     raise SettingsError([f"{variable('database_url')}: sqlite: and postgresql: are served, not {scheme}:"])
+
+
+def make_engine(
+    settings: Settings,
+    declaration: Declaration,
+    store: Store,
+    *,
+    now: Callable[[], int] = wall_milliseconds,
+    chance: Callable[[int], bytes] = os.urandom,
+) -> Engine:
+    """The engine over a store, not started."""
+    wake = make_wake(settings)
+    return Engine(store=store, declaration=declaration, settings=settings, wake=wake, now=now, chance=chance)
 
 
 def migrations_of(settings: Settings) -> Path:
@@ -200,7 +212,7 @@ def migrations_of(settings: Settings) -> Path:
 
 async def try_database(settings: Settings, declaration: Declaration) -> list[str]:
     """Open the database as the service will, and let go of it; what it warns of. Raises Unfit or Unavailable."""
-    store = make_store(settings, declaration, now=wall_milliseconds, chance=os.urandom)
+    store = make_store(settings, declaration)
     try:
         await store.open()
         return store.warnings
@@ -210,7 +222,7 @@ async def try_database(settings: Settings, declaration: Declaration) -> list[str
 
 async def renew_epoch(settings: Settings, declaration: Declaration) -> str:
     """Draw a new epoch and return it (SPEC 1). Raises Unfit or Unavailable."""
-    store = make_store(settings, declaration, now=wall_milliseconds, chance=os.urandom)
+    store = make_store(settings, declaration)
     try:
         await store.open()
         return await store.renew_epoch()

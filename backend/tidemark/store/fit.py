@@ -18,7 +18,7 @@ from sqlalchemy.pool import NullPool
 from tidemark_protocol.model import Declaration, Entity
 
 from .entities import EntityTable
-from .tables import Unfit, metadata_for
+from .tables import InUse, Unfit, metadata_for
 
 T = TypeVar("T")
 
@@ -53,8 +53,8 @@ def sqlite_path(url: str) -> str:
     return path
 
 
-def sqlite_engine(path: str) -> sa.Engine:
-    """An engine whose transactions hold schema changes too, and take the write lock at once."""
+def sqlite_engine(path: str, begin: str = "BEGIN IMMEDIATE") -> sa.Engine:
+    """An engine whose transactions hold schema changes too, and take the write lock at once unless told otherwise."""
 
     def connect() -> sqlite3.Connection:
         connection = sqlite3.connect(path, isolation_level=None, timeout=5)
@@ -62,7 +62,7 @@ def sqlite_engine(path: str) -> sa.Engine:
         return connection
 
     engine = sa.create_engine("sqlite://", creator=connect, poolclass=NullPool)
-    sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+    sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
     return engine
 
 
@@ -73,7 +73,7 @@ def claim(path: Path) -> IO[bytes]:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         lock.close()
-        raise Unfit(
+        raise InUse(
             f"{path} is in use by another process: SQLite serves one process; use PostgreSQL for several"
         ) from None
     return lock

@@ -96,6 +96,13 @@ def revision(url: str, declaration: Declaration, migrations: Path, message: str)
     return _in_transaction(url, write)
 
 
+def beside(url: str, work: Callable[[Connection], T], *, reading: bool = True) -> T:
+    """Do `work` in one transaction, as any other program may beside a service that has the database."""
+    if _is_sqlite(url) and not Path(sqlite_path(url)).exists():
+        raise Unfit(f"{sqlite_path(url)} does not exist: migrate first (--migrate)")
+    return _in_transaction(url, work, alone=False, begin="BEGIN" if reading else "BEGIN IMMEDIATE")
+
+
 def _migrate_tables(connection: Connection, declaration: Declaration, migrations: Path | None) -> list[str]:
     """What of the declaration the revisions leave undone."""
     if connection.dialect.name == "postgresql":
@@ -202,7 +209,9 @@ def _is_sqlite(url: str) -> bool:
     return "://" not in url or url.startswith("sqlite")
 
 
-def _in_transaction(url: str, work: Callable[[Connection], T], *, alone: bool = True) -> T:
+def _in_transaction(
+    url: str, work: Callable[[Connection], T], *, alone: bool = True, begin: str = "BEGIN IMMEDIATE"
+) -> T:
     """Do `work` in one transaction; on SQLite with the file claimed, unless it only looks."""
     try:
         if not _is_sqlite(url):
@@ -211,7 +220,7 @@ def _in_transaction(url: str, work: Callable[[Connection], T], *, alone: bool = 
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = claim(path) if alone else None
         try:
-            with sqlite_engine(str(path)).begin() as connection:
+            with sqlite_engine(str(path), begin).begin() as connection:
                 return work(connection)
         finally:
             if lock is not None:
