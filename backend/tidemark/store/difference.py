@@ -14,7 +14,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from tidemark_protocol.model import Declaration
 
-from .tables import NAME_MAX, declared_metadata
+from .tables import NAME_MAX, CurrentMoment, declared_metadata
 
 _PLUGINS: Final = ["alembic.autogenerate.*", "alembic.ext.checkconstraint_byname"]
 
@@ -34,8 +34,11 @@ def difference(connection: Connection, declaration: Declaration) -> Difference:
     """Compare a database with the declaration; indexes, checks and tables that others made are left alone."""
     metadata = declared_metadata(declaration)
     script = produce_migrations(migration_context(connection, metadata), metadata)
+    changed = _by_table(script.upgrade_ops)
+    for change in _lacking_defaults(connection, metadata):
+        changed.setdefault(change.table_name, []).append(change)
     found = Difference([], [], [], [])
-    for table, changes in _by_table(script.upgrade_ops).items():
+    for table, changes in changed.items():
         ours = [change for change in changes if _is_ours(change, table)]
         for change in ours:
             if isinstance(change, ops.DropColumnOp) and _may_stay(change):
@@ -92,6 +95,29 @@ def _by_table(upgrade: ops.UpgradeOps | None) -> dict[str, list[Any]]:
         inner: Sequence[Any] = operation.ops if isinstance(operation, ops.ModifyTableOps) else [operation]
         found.setdefault(str(getattr(operation, "table_name", "")), []).extend(inner)
     return found
+
+
+def _lacking_defaults(connection: Connection, metadata: sa.MetaData) -> Iterator[ops.AlterColumnOp]:
+    """The stamps of tables that became captured: other programs leave them out."""
+    held = {name: columns for (_, name), columns in sa.inspect(connection).get_multi_columns().items()}
+    for table in metadata.sorted_tables:
+        bare = {column["name"] for column in held.get(table.name, ()) if column["default"] is None}
+        for column in table.columns:
+            if column.name not in bare or not _is_stamp(column):
+                continue
+            yield ops.AlterColumnOp(
+                table.name,
+                column.name,
+                existing_type=column.type,
+                existing_nullable=column.nullable,
+                existing_server_default=None,
+                modify_server_default=column.server_default,
+            )
+
+
+def _is_stamp(column: sa.Column[Any]) -> bool:
+    default = column.server_default
+    return isinstance(default, sa.DefaultClause) and isinstance(default.arg, CurrentMoment)
 
 
 def _is_ours(change: Any, table: str) -> bool:

@@ -25,7 +25,7 @@ import tidemark
 from alembic import command
 from tidemark_protocol.model import Declaration
 
-from . import documents
+from . import documents, triggers
 from .base import Unavailable
 from .difference import as_it_was, difference, migration_context, plain
 from .fit import claim, faults, sqlite_engine, sqlite_path, with_postgres
@@ -51,6 +51,8 @@ def migrate(url: str, declaration: Declaration, migrations: Path | None = None) 
     work = documents.Reshaping(declaration)
     while _in_transaction(url, work.step):
         pass
+    while _in_transaction(url, lambda connection: triggers.report_next(connection, declaration)):
+        pass
 
 
 def check(url: str, declaration: Declaration) -> list[str]:
@@ -64,9 +66,23 @@ def check(url: str, declaration: Declaration) -> list[str]:
             found = [f"{why}; migrate the database (--migrate)" for why in _pending(connection, declaration)]
         if not found and documents.pending(connection, declaration):
             found.append("the documents in the feed are not as declared yet, migrate them (--migrate)")
-        return found
+        return found or _uncaptured(connection, declaration)
 
     return _in_transaction(url, look, alone=False)
+
+
+def _uncaptured(connection: Connection, declaration: Declaration) -> list[str]:
+    """Why writes in SQL would not all reach clients."""
+    cure = "migrate the database (--migrate)"
+    found = [
+        f"{problem.message}: {cure}"
+        for problem in triggers.problems(connection, declaration)
+        if problem.kind in {"missing", "stale", "disabled"}
+    ]
+    waiting = triggers.unreported(connection, declaration)
+    if waiting and not found:
+        found.append(f"rows of {', '.join(waiting)} that were there before the triggers are not reported yet: {cure}")
+    return found
 
 
 def revision(url: str, declaration: Declaration, migrations: Path, message: str) -> list[Path]:
@@ -84,13 +100,14 @@ def revision(url: str, declaration: Declaration, migrations: Path, message: str)
         if set(_version(connection, DECLARED_VERSIONS).get_current_heads()) != heads:
             raise Unfit(f"the database is not at the latest revision of {migrations}: migrate it first")
         found = difference(connection, declaration)
+        dropped, made = triggers.operations(connection, declaration)
+        operations = [*dropped, *found.operations, *made]
         written: list[Path] = []
         if not heads and (before := as_it_was(connection, declaration)):
             written.append(_write(connection, declaration, migrations, "tables as they were", before, []))
-        if found.operations:
-            written.append(
-                _write(connection, declaration, migrations, message, found.operations, found.losses + found.undeclared)
-            )
+        if operations:
+            cautions = found.losses + found.undeclared
+            written.append(_write(connection, declaration, migrations, message, operations, cautions))
         return written
 
     return _in_transaction(url, write)
@@ -110,7 +127,10 @@ def _migrate_tables(connection: Connection, declaration: Declaration, migrations
     command.upgrade(_config(connection, _alembic() / "versions", OWN_VERSIONS), "heads")
     if migrations is not None and any(migrations.glob("*.py")):
         command.upgrade(_config(connection, migrations, DECLARED_VERSIONS), "heads")
-        return _pending(connection, declaration)
+        left = _pending(connection, declaration)
+        if not left:
+            triggers.install(connection, declaration)
+        return left
     found = difference(connection, declaration)
     if found.losses or found.undeclared:
         reasons = "; ".join(found.losses + found.undeclared)
@@ -118,6 +138,7 @@ def _migrate_tables(connection: Connection, declaration: Declaration, migrations
     operations = Operations(_version(connection, DECLARED_VERSIONS))
     for operation in found.operations:
         operations.invoke(operation)
+    triggers.install(connection, declaration)
     return []
 
 

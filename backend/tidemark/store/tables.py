@@ -33,6 +33,9 @@ from sqlalchemy import (
     true,
 )
 from sqlalchemy.dialects import mysql, postgresql
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import JSON, Uuid
 
 from tidemark_protocol.model import STAMPS, ColumnType, Declaration, Entity, Field
@@ -253,7 +256,7 @@ def _entity_table(metadata: MetaData, entity: Entity) -> Table:
         *key,
         Column(scope, column_type(entity.scope.type), nullable=False, autoincrement=False),
         *[field_column(field) for field in entity.fields.values()],
-        *[Column(name, _moment_type(), nullable=False) for name in STAMPS],
+        *[Column(name, _moment_type(), nullable=False, server_default=_stamp_default(entity)) for name in STAMPS],
         PrimaryKeyConstraint(*primary),
     )
     for field in entity.fields.values():
@@ -307,6 +310,23 @@ def _uuid_type() -> Type:
         .with_variant(Text(), "sqlite")
         .with_variant(mysql.CHAR(36, charset="ascii"), "mysql", "mariadb")
     )
+
+
+class CurrentMoment(FunctionElement[Any]):
+    """The present time, as the column of a datetime holds it."""
+
+    inherit_cache = True
+
+
+@compiles(CurrentMoment)
+def _current_moment(_: CurrentMoment, compiler: SQLCompiler, **__: Any) -> str:
+    spelled = {"sqlite": "(strftime('%Y-%m-%dT%H:%M:%f', 'now') || '000Z')", "postgresql": "now()"}
+    return spelled.get(compiler.dialect.name, "(utc_timestamp(6))")
+
+
+def _stamp_default(entity: Entity) -> CurrentMoment | None:
+    """Other programs write captured tables, and need not know of stamps."""
+    return CurrentMoment() if entity.capture else None
 
 
 def _moment_type() -> Type:
