@@ -21,6 +21,7 @@ from tidemark_protocol.model import Declaration
 
 from . import log, plugin
 from .admin.options import Faults, database_option, end, schema_option, settings_of
+from .admin.why import why
 from .app import DATA, create_app, own_command
 from .settings import (
     VARIABLES,
@@ -53,6 +54,9 @@ def main() -> None:
 
     Every option is also a setting TIDEMARK_… of the environment; docs/settings.md lists them all.
     """
+
+
+main.add_command(why)
 
 
 @main.command()

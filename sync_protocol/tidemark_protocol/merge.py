@@ -107,7 +107,9 @@ def _root(state: RowState | None, write: Write) -> Effect:
         created = ""
     else:
         created = state.created_at if state.visible else clock.instant(write.at)
-    overwritten = {} if state.deleted else {path: v for path, v in state.fields.items() if path not in later}
+    # A delete hides what later writes keep too, and a later put may take it from the tombstone unseen.
+    kept = {} if delete else later
+    overwritten = {} if state.deleted else {path: v for path, v in state.fields.items() if path not in kept}
     return Effect("applied", RowState(write.at, delete, fields, later, created), True, (), overwritten)
 
 
