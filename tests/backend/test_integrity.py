@@ -202,7 +202,7 @@ async def test_unique_values_pass_from_row_to_row(world: World) -> None:
     )
     names = {row: doc["name"] for (_, row), doc in (await ada.rows(W)).items()}
     assert names == {key(1): "b", key(4): "c"}
-    table = {image.key.row: image.values["name"] for image in world.memory.table.values()}
+    table = {row.identity.text: row.values["name"] for row in world.memory.table.values()}
     assert table == names
 
 

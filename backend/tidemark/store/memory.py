@@ -8,17 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 from msgspec.structs import replace
 
 from tidemark_protocol.model import Declaration, Entity
+from tidemark_protocol.rows import id_problem, scope_id
 
 from .base import (
+    UNIT,
+    Backlog,
     ConstraintFailed,
     EventQuery,
     FeedRow,
+    Held,
+    Identity,
+    InboxEntry,
     JournalEntry,
     JournalRow,
     RowImage,
@@ -27,6 +34,7 @@ from .base import (
     Run,
     Saved,
     ScopeState,
+    TableRow,
     Transaction,
 )
 
@@ -35,21 +43,16 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 
-class TableKey(NamedTuple):
-    """What the declared table holds one row under; `scope` is empty where keys are unique over all scopes."""
-
-    entity: str
-    scope: str
-    row: str
-
-
 class Lease(NamedTuple):
     owner: str
     until: int
 
 
 class MemoryStore:
-    """A `Store` in this process's memory. `chance(n)` gives n random bytes."""
+    """A `Store` in this process's memory. `chance(n)` gives n random bytes.
+
+    Other programs write its tables by `write_outside`, and have transactions open that `hold` rows.
+    """
 
     exclusive = True
     pace = 10
@@ -59,12 +62,16 @@ class MemoryStore:
         self.epoch = chance(8).hex()
         self.scopes: dict[str, ScopeState] = {}
         self.feed: dict[RowKey, FeedRow] = {}
-        self.table: dict[TableKey, RowImage] = {}
+        self.table: dict[Identity, TableRow] = {}
         self.roles: dict[tuple[str, str], str] = {}
         self.journal: dict[int, JournalEntry] = {}
         self.leases: dict[str, Lease] = {}
         self.locks: dict[str, MemoryTransaction] = {}
+        self.row_locks: dict[Identity, MemoryTransaction] = {}
+        self.held: set[Identity] = set()
+        self.waiting: dict[int, InboxEntry] = {}
         self._last_entry = 0
+        self._last_report = 0
 
     async def open(self) -> None:
         """Nothing to connect to; the epoch is this object's own."""
@@ -84,6 +91,7 @@ class MemoryStore:
             transaction.commit()
         finally:
             self.locks = {scope: holder for scope, holder in self.locks.items() if holder is not transaction}
+            self.row_locks = {row: holder for row, holder in self.row_locks.items() if holder is not transaction}
 
     def next_entry(self) -> int:
         """The id of a new journal entry: never given twice, even if its transaction ends in nothing."""
@@ -158,6 +166,72 @@ class MemoryStore:
         self.leases[name] = Lease(owner, until)
         return True
 
+    async def inbox(self, passed: Collection[int], limit: int) -> list[InboxEntry]:
+        entities = self.declaration.entities
+        found = (
+            entry
+            for number, entry in sorted(self.waiting.items())
+            if number not in passed and entry.entity in entities and entities[entry.entity].capture
+        )
+        return list(islice(found, limit))
+
+    async def backlog(self) -> Backlog:
+        times = [entry.captured_at for entry in self.waiting.values()]
+        return Backlog(len(times), min(times, default=None))
+
+    async def report(self, identities: Collection[Identity], at: int) -> None:
+        for identity in identities:
+            self._report(identity, at, None)
+
+    async def sweep(self, entity: str, after: Identity | None, limit: int) -> list[TableRow]:
+        rows = sorted((row for row in self.table.values() if row.identity.entity == entity), key=self._place)
+        place = None if after is None else self._order(after)
+        return [row for row in rows if place is None or self._place(row) > place][:limit]
+
+    async def live(self, entity: str, after: tuple[str, str] | None, limit: int) -> list[FeedRow]:
+        rows = [row for row in self.feed.values() if row.entity == entity and not row.deleted]
+        behind = [replace(row) for row in rows if after is None or (row.row, row.scope) > after]
+        return sorted(behind, key=lambda row: (row.row, row.scope))[:limit]
+
+    def write_outside(
+        self, identity: Identity, scope: str | None, values: dict[str, Any] | None, at: int, who: str | None = None
+    ) -> None:
+        """Write a row as another program does, or delete it (None), in a transaction of its own; the trigger tells the
+        time and the user. Raises Held while a transaction of ours has written or locked the row.
+        """
+        if identity in self.row_locks:
+            raise Held(f"{identity} is locked by the service")
+        if values is None:
+            self.table.pop(identity, None)
+        else:
+            self.table[identity] = TableRow(identity, scope, dict(values))
+        self._report(identity, at, who)
+
+    def hold(self, identity: Identity) -> None:
+        """Have another program's open transaction hold a row, or a key that it has taken."""
+        self.held.add(identity)
+
+    def let_go(self, identity: Identity) -> None:
+        """That transaction has ended."""
+        self.held.discard(identity)
+
+    def _report(self, identity: Identity, at: int, who: str | None) -> None:
+        self._last_report += 1
+        entry = InboxEntry(self._last_report, identity.entity, identity.text, at, who)
+        self.waiting[entry.id] = entry
+
+    def _place(self, row: TableRow) -> list[tuple[int, int | str]]:
+        return self._order(row.identity)
+
+    def _order(self, identity: Identity) -> list[tuple[int, int | str]]:
+        """Where a row stands by the values of its columns: numbers before texts that should be some."""
+        entity = self.declaration.entities[identity.entity]
+        kinds = [entity.scope.type] if entity.key.per_scope else []
+        kinds += entity.key.types
+        parts = zip(kinds, identity.text.split(UNIT), strict=False)
+        is_number = [(part, kind == "integer" and id_problem(kind, part) is None) for kind, part in parts]
+        return [*((0, int(part)) if number else (1, part) for part, number in is_number), (2, identity.text)]
+
 
 class Layer(Generic[K, V]):
     """What a transaction has written over a dictionary; None stands for a key taken away."""
@@ -195,7 +269,8 @@ class MemoryTransaction:
         self._table = Layer(store.table)
         self._roles = Layer(store.roles)
         self._journal = Layer(store.journal)
-        self._failure: RowTaken | ConstraintFailed | None = None
+        self._waiting = Layer(store.waiting)
+        self._failure: RowTaken | ConstraintFailed | Held | None = None
 
     async def lock(self, scopes: Collection[str], create: Collection[str]) -> dict[str, ScopeState]:
         locked: dict[str, ScopeState] = {}
@@ -232,33 +307,49 @@ class MemoryTransaction:
         return found[:limit]
 
     async def referring(self, scope: str, entity: str, field: str, targets: Collection[str]) -> list[tuple[str, str]]:
-        named = [(image.values[field], image.key.row) for image in self._images(scope, entity)]
+        named = [(row.values[field], self._row(row)) for row in self._rows(scope, entity)]
         return [(str(target), row) for target, row in named if target is not None and str(target) in targets]
 
     async def holders(
         self, scope: str, entity: str, fields: tuple[str, ...], values: Collection[tuple[Any, ...]]
     ) -> list[tuple[tuple[Any, ...], str]]:
-        held = [(tuple(image.values[f] for f in fields), image.key.row) for image in self._images(scope, entity)]
+        held = [(tuple(row.values[f] for f in fields), self._row(row)) for row in self._rows(scope, entity)]
         return [(own, row) for own, row in held if None not in own and own in values]
 
     async def set_role(self, scope: str, user: str, role: str | None) -> None:
         self._roles.put((scope, user), role)
 
+    async def table_rows(
+        self, identities: Collection[Identity], lock: Collection[Identity]
+    ) -> tuple[list[TableRow], set[Identity]]:
+        there = {identity: row for identity in identities if (row := self._table.get(identity)) is not None}
+        locks = self._store.row_locks
+        held = {
+            identity
+            for identity in there.keys() & set(lock)
+            if identity in self._store.held or locks.setdefault(identity, self) is not self
+        }
+        return list(there.values()), held
+
+    async def captured(self, identities: Collection[Identity]) -> list[InboxEntry]:
+        wanted = set(identities)
+        return sorted(entry for _, entry in self._waiting.items() if Identity(entry.entity, entry.identity) in wanted)
+
     async def save(self, saved: Saved) -> None:
         try:
             self._save(saved)
-        except (RowTaken, ConstraintFailed) as failure:
+        except (RowTaken, ConstraintFailed, Held) as failure:
             self._failure = failure
             raise
 
     def commit(self) -> None:
         if self._failure is not None:
             raise self._failure
-        for key, image in self._table.own.items():
-            held = self._store.table.get(key)
-            if image is not None and held is not None and self._store.locks.get(held.key.scope) is not self:
-                raise RowTaken(f"{key.entity}/{key.row} was taken meanwhile")
-        for layer in (self._scopes, self._feed, self._table, self._roles, self._journal):
+        for identity, row in self._table.own.items():
+            held = self._store.table.get(identity)
+            if row is not None and held is not None and held.scope != row.scope:
+                raise RowTaken(f"{identity} was taken meanwhile")
+        for layer in (self._scopes, self._feed, self._table, self._roles, self._journal, self._waiting):
             layer.lay_down()
 
     def forget(self, state: ScopeState, horizon: int, dropped: Sequence[FeedRow], rewritten: Sequence[FeedRow]) -> int:
@@ -286,18 +377,33 @@ class MemoryTransaction:
             self._feed.put(_key(row), replace(row))
         for entry in saved.journal:
             self._journal.put(self._store.next_entry(), replace(entry))
+        for number in saved.drained:
+            self._waiting.put(number, None)
         for key in (*saved.gone, *saved.swapped):
-            held = self._table.get(self._table_key(key))
-            if held is not None and held.key.scope == key.scope:
-                self._table.put(self._table_key(key), None)
+            held = self._table.get(self._claimed(key))
+            if held is not None and held.scope == scope_id(key.scope):
+                self._table.put(held.identity, None)
+        written: dict[tuple[str, str], set[Identity]] = {}
         for image in saved.images:
             self._check_values(image)
-            held = self._table.get(self._table_key(image.key))
-            if held is not None and held.key.scope != image.key.scope:
+            identity, scope = self._claimed(image.key), scope_id(image.key.scope)
+            held = self._table.get(identity)
+            if held is not None and held.scope != scope:
                 raise RowTaken(f"{image.key.entity}/{image.key.row} is in use in another scope")
-            self._table.put(self._table_key(image.key), image)
-        for scope, entity in {(image.key.scope, image.key.entity) for image in saved.images}:
-            self._check_unique(scope, entity)
+            self._table.put(identity, TableRow(identity, scope, dict(image.values)))
+            written.setdefault((image.key.scope, image.key.entity), set()).add(identity)
+        for (scope, entity), identities in written.items():
+            self._check_unique(scope, entity, identities)
+
+    def _claimed(self, key: RowKey) -> Identity:
+        """The identity of a row to write, which other programs cannot write until the end."""
+        entity = self._entity(key)
+        parts = key.row.split(":") if len(entity.key.columns) > 1 else [key.row]
+        identity = Identity(key.entity, UNIT.join([scope_id(key.scope), *parts] if entity.key.per_scope else parts))
+        if identity in self._store.held:
+            raise Held(f"another program's transaction holds {key.entity}/{key.row}")
+        self._store.row_locks.setdefault(identity, self)
+        return identity
 
     def _check_values(self, image: RowImage) -> None:
         for name, field in self._entity(image.key).fields.items():
@@ -306,23 +412,26 @@ class MemoryTransaction:
             if not allowed:
                 raise ConstraintFailed(f"{image.key.entity}.{name} cannot hold {value!r}", unique=False)
 
-    def _check_unique(self, scope: str, entity: str) -> None:
+    def _check_unique(self, scope: str, entity: str, written: set[Identity]) -> None:
+        """No row of `written` holds what another holds; what other programs left so is theirs."""
         for fields in self._store.declaration.entities[entity].unique:
-            seen: set[tuple[Any, ...]] = set()
-            for image in self._images(scope, entity):
-                values = tuple(image.values[field] for field in fields)
-                if None not in values and values in seen:
+            seen: dict[tuple[Any, ...], Identity] = {}
+            for row in self._rows(scope, entity):
+                values = tuple(row.values[field] for field in fields)
+                other = None if None in values else seen.setdefault(values, row.identity)
+                if other not in {None, row.identity} and not written.isdisjoint((other, row.identity)):
                     raise ConstraintFailed(f"{entity} {fields} holds {values!r} twice in {scope}", unique=True)
-                seen.add(values)
 
-    def _images(self, scope: str, entity: str) -> list[RowImage]:
-        return [image for key, image in self._table.items() if key.entity == entity and image.key.scope == scope]
+    def _rows(self, scope: str, entity: str) -> list[TableRow]:
+        place = scope_id(scope)
+        return [row for key, row in self._table.items() if key.entity == entity and row.scope == place]
+
+    def _row(self, row: TableRow) -> str:
+        parts = row.identity.text.split(UNIT)
+        return ":".join(parts[1:] if self._store.declaration.entities[row.identity.entity].key.per_scope else parts)
 
     def _entity(self, key: RowKey) -> Entity:
         return self._store.declaration.entities[key.entity]
-
-    def _table_key(self, key: RowKey) -> TableKey:
-        return TableKey(key.entity, key.scope if self._entity(key).key.per_scope else "", key.row)
 
 
 def _key(row: FeedRow) -> RowKey:
