@@ -270,6 +270,7 @@ class MemoryTransaction:
         self._roles = Layer(store.roles)
         self._journal = Layer(store.journal)
         self._waiting = Layer(store.waiting)
+        self._found: dict[Identity, TableRow | None] = {}
         self._failure: RowTaken | ConstraintFailed | Held | None = None
 
     async def lock(self, scopes: Collection[str], create: Collection[str]) -> dict[str, ScopeState]:
@@ -347,7 +348,9 @@ class MemoryTransaction:
             raise self._failure
         for identity, row in self._table.own.items():
             held = self._store.table.get(identity)
-            if row is not None and held is not None and held.scope != row.scope:
+            if held is None or row is None or held is self._found[identity]:
+                continue
+            if held.scope != row.scope:
                 raise RowTaken(f"{identity} was taken meanwhile")
         for layer in (self._scopes, self._feed, self._table, self._roles, self._journal, self._waiting):
             layer.lay_down()
@@ -403,6 +406,7 @@ class MemoryTransaction:
         if identity in self._store.held:
             raise Held(f"another program's transaction holds {key.entity}/{key.row}")
         self._store.row_locks.setdefault(identity, self)
+        self._found.setdefault(identity, self._store.table.get(identity))
         return identity
 
     def _check_values(self, image: RowImage) -> None:
