@@ -120,7 +120,8 @@ class Conversions:
         return bool(self._numbers) and number < self._numbers[-1]
 
     def shapes(self, entity: str, number: int, fields: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """What a mutation's `fields`, written at `number`, are at every other number that told them apart."""
+        """What a mutation's `fields`, written at `number`, are at every number that may tell them apart."""
+        yield dict(fields)
         at = bisect_right(self._numbers, number)
         for older in range(at):
             translation = self._between(entity, older, at)

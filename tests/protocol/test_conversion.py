@@ -127,7 +127,7 @@ def test_every_number_s_shape_of_a_mutation_is_known(chain: Chain, data: st.Data
     for step in steps:
         shapes.append(Translation([step]).upward(shapes[-1]).fields)
     known = list(conversions.shapes("tasks", 1, fields))
-    assert [shape for shape in shapes if shape not in (fields, *known)] == []
+    assert [shape for shape in shapes if shape not in known] == []
 
 
 @given(chains(invertible=True), older_fields())
@@ -135,8 +135,7 @@ def test_an_upgraded_client_s_spelling_is_known(chain: Chain, fields: dict[str, 
     """What was sent under the oldest number, sent again in the present shape, is known for the same (I47)."""
     names, steps = chain
     now = Translation(steps).upward(fields).fields
-    known = [now, *Conversions(declaration(names, steps)).shapes("tasks", len(steps) + 1, now)]
-    assert fields in known
+    assert fields in list(Conversions(declaration(names, steps)).shapes("tasks", len(steps) + 1, now))
 
 
 def test_a_later_field_s_name_is_strange() -> None:

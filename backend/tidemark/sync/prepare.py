@@ -41,7 +41,7 @@ class Prepared(Struct):
     `scope`, `entity`, `row` and `at` hold what was sent as far as it is text ("" otherwise), `scope` with the caller's
     own in place of none; `declared` is None for an entity that is not declared. `content` are the 63 bits that tell
     one content of a reading from another: op and fields (of a delete the op alone), and `contents` gives those that it
-    has under other schema numbers. `reading` are the 63 bits that name user, scope, entity, row and `at`; None where
+    has under every schema number. `reading` are the 63 bits that name user, scope, entity, row and `at`; None where
     the journal could not know it again. `translation` leads from the author's schema number to the present one, where
     they differ, and `converted` is what it made of the fields.
     """
