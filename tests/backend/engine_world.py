@@ -184,10 +184,11 @@ class Device:
     async def push(self, *mutations: Mutation, schema: int = 2) -> list[Result]:
         """The verdicts, of which there is one for each, under its number."""
         numbered = [replace(mutation, seq=seq) for seq, mutation in enumerate(mutations, 1)]
+        began = self.world.time
         answer = await self.engine.push(self.principal, self.client, schema, numbered)
         assert [result.seq for result in answer.results] == [mutation.seq for mutation in numbered]
         assert clock.is_reading(answer.clock)
-        assert clock.millis_of(answer.clock) >= self.world.time
+        assert clock.millis_of(answer.clock) >= began
         return answer.results
 
     async def apply(self, *mutations: Mutation) -> list[Result]:

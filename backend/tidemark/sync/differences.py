@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 BY = "sql"
 """What the journal says of writes that other programs made."""
 
-Events = list[tuple[str, Event]]
-
 
 class Differences:
     """Those of one batch: of the rows that the inbox named, and of the rows that mutations write."""
@@ -43,20 +41,25 @@ class Differences:
         self.drained: list[int] = []
 
     def take(self, units: Iterable[Unit]) -> None:
-        """Take every difference of the rows known; `units` are those of the inbox.
+        """Take every difference of the rows known, then what follows from those that went; `units` are the inbox's.
 
-        What follows from a row that went is left undone where the database refused it before.
+        What follows is left undone where the database refused it before.
         """
         named = [unit for unit in units if unit.captured is not None]
         self._named = {unit.captured.identity: unit.captured for unit in named if unit.captured is not None}
         alone = {u.captured.identity for u in named if u.captured is not None and u.doomed is not None}
+        went: list[tuple[Identity, RowKey, str]] = []
         for identity, row in self._merge.facts.tables.items():
+            if identity in self._merge.facts.put_off:
+                self._left.add(identity)
+                continue
             if row is not None:
                 self._read[identity] = self._reader.read(row)
-            events = self._taken(identity, follow=identity not in alone)
-            self._merge.keep()
-            for scope, event in events:
-                self._merge.events.setdefault(scope, []).append(event)
+            went += self._compare(identity)
+        self._merge.keep()
+        for identity, key, at in went:
+            if identity not in alone:
+                self._follow(identity, key, at)
 
     def verdict(self, captured: Captured, doomed: Rejection | Postponed | None) -> Result:
         """Whether the inbox may forget these entries: `applied`, else `retry`."""
@@ -77,7 +80,7 @@ class Differences:
         if identity not in facts.writable:
             self._merge.needs.writable.add(identity)
             return
-        if identity in facts.held:
+        if identity in facts.held or identity in facts.put_off:
             raise Postponed("unavailable", "a transaction of another program holds the row")
         row = facts.tables[identity]
         if row is not None and row.scope != rows.scope_id(key.scope):
@@ -96,39 +99,45 @@ class Differences:
 
     # ── one row ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _taken(self, identity: Identity, *, follow: bool) -> Events:
-        events: Events = []
-        try:
-            self._compare(identity, events, follow=follow)
-        except Stop as stop:
-            self._merge.roll_back()
-            if isinstance(stop.fault, Postponed):
-                self._left.add(identity)
-                return []
-            return self._taken(identity, follow=False)
-        return events
-
-    def _compare(self, identity: Identity, events: Events, *, follow: bool) -> None:
-        """Delete it where the feed has it and the table has not; put or patch it where the table has it."""
+    def _compare(self, identity: Identity) -> list[tuple[Identity, RowKey, str]]:
+        """Delete it where the feed has it and the table has not; put or patch it where the table has it. Gives what
+        went, and when.
+        """
         read = self._read.get(identity)
         entity = self._merge.declaration.entities[identity.entity]
         row = row_of(entity, identity)
         there = read.key.scope if isinstance(read, Image) else None
         own = scope_of(entity, identity)
+        went: list[tuple[Identity, RowKey, str]] = []
         for scope in sorted(self._merge.facts.places.get((entity.name, row), ())):
             key = RowKey(scope, entity.name, row)
             if scope != there and own in {None, scope} and self._merge.cell(key).visible and self._may_write(key):
-                at = self._write(key, "delete", {}, events)
-                if follow:
-                    self._merge.integrity.follow(self._unit(identity), 0, key, at, events)
+                went.append((identity, key, self._write(key, "delete", {})))
         if isinstance(read, Image) and self._may_write(read.key):
             # The feed was asked for this row in every scope.
             self._merge.facts.rows.setdefault(read.key, None)
             state = self._merge.cell(read.key).state
             if state is None or not state.visible:
-                self._write(read.key, "put", read.values, events)
+                self._write(read.key, "put", read.values)
             elif values := changed(state, read.values):
-                self._write(read.key, "patch", values, events)
+                self._write(read.key, "patch", values)
+        return went
+
+    def _follow(self, identity: Identity, key: RowKey, at: str) -> None:
+        """Carry out what follows from a row that went: all of it, or nothing where it reaches too far. Where another
+        program holds a row of it, the difference itself is put off.
+        """
+        events: list[tuple[str, Event]] = []
+        try:
+            self._merge.integrity.follow(self._unit(identity), 0, key, at, events)
+        except Stop as stop:
+            self._merge.roll_back()
+            if isinstance(stop.fault, Postponed):
+                self._merge.needs.put_off.add(identity)
+            return
+        self._merge.keep()
+        for scope, event in events:
+            self._merge.note(scope, event)
 
     def _may_write(self, key: RowKey) -> bool:
         """Whether its scope is locked; otherwise the difference is left to the next round."""
@@ -137,7 +146,7 @@ class Differences:
         self._left.add(identity_of(self._merge.declaration.entities[key.entity], key))
         return False
 
-    def _write(self, key: RowKey, op: Op, values: Values, events: Events) -> str:
+    def _write(self, key: RowKey, op: Op, values: Values) -> str:
         """Apply a write with the time of capture as its clock, raised above every clock of the row; gives its reading.
 
         A database's clock far ahead of ours must not hold up the clients of a scope.
@@ -151,7 +160,7 @@ class Differences:
         effect = merge.apply(cell.state, Write(op, at, values))
         after = settled.store(key, cell, effect.state, at)
         unit = self._unit(identity)
-        events.append((key.scope, journal.own_write(unit, key, op, values, at, after.version, effect, BY)))
+        settled.note(key.scope, journal.own_write(unit, key, op, values, at, after.version, effect, BY))
         return at
 
     def _unit(self, identity: Identity) -> Unit:

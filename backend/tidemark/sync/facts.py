@@ -44,10 +44,10 @@ class Needs(Struct):
     holders: set[Holding] = set()
     writable: set[Identity] = set()
     captured: set[Identity] = set()
+    put_off: set[Identity] = set()
 
     def __bool__(self) -> bool:
-        found = self.rows or self.recorded or self.referring or self.holders or self.writable or self.captured
-        return bool(found)
+        return any(getattr(self, name) for name in self.__struct_fields__)
 
 
 class Facts:
@@ -73,6 +73,8 @@ class Facts:
         """Rows of captured tables that were asked for to be written: locked, or absent, or `held`."""
         self.held: set[Identity] = set()
         """Those that a transaction of another program holds."""
+        self.put_off: set[Identity] = set()
+        """Those whose difference has consequences that such a transaction holds up."""
         self.captured: dict[Identity, list[InboxEntry]] = {}
 
     async def load_rows(self, tx: Transaction, keys: Iterable[RowKey]) -> None:
@@ -120,6 +122,7 @@ class Facts:
 
     async def load(self, tx: Transaction, needs: Needs) -> None:
         """Everything the merge missed, one query for each kind, scope and field."""
+        self.put_off |= needs.put_off
         await self.load_tables(tx, needs.writable, writable=True)
         await self.load_rows(tx, needs.rows)
         await self._load_captured(tx, needs.captured)

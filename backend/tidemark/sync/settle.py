@@ -110,7 +110,7 @@ class Settlement:
                 results.append(first)
         self.integrity.check(unit, done, events)
         for scope, event in events:
-            self.events.setdefault(scope, []).append(event)
+            self.note(scope, event)
         return results
 
     def _refuse(self, unit: Unit, index: int, fault: Rejection | Postponed) -> list[Result]:
@@ -156,6 +156,10 @@ class Settlement:
             state = self.scopes[scope]
             state.head, state.clock = head, at
         self.keep()
+
+    def note(self, scope: str, event: Event) -> None:
+        """Tell the journal of a scope."""
+        self.events.setdefault(scope, []).append(event)
 
     def keep(self) -> None:
         """What was done so far is not undone any more."""
