@@ -20,6 +20,8 @@ from uvicorn.supervisors import Multiprocess
 from tidemark_protocol.model import Declaration
 
 from . import log, plugin
+from .admin.adoption import adopt, release_command
+from .admin.doctor import doctor
 from .admin.options import Faults, database_option, end, schema_option, settings_of
 from .admin.why import why
 from .app import DATA, create_app, own_command
@@ -56,7 +58,8 @@ def main() -> None:
     """
 
 
-main.add_command(why)
+for _command in (adopt, doctor, release_command, why):
+    main.add_command(_command)
 
 
 @main.command()

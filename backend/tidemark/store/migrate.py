@@ -60,15 +60,21 @@ def check(url: str, declaration: Declaration) -> list[str]:
     if _is_sqlite(url) and not Path(sqlite_path(url)).exists():
         return [f"{sqlite_path(url)} does not exist: migrate first (--migrate)"]
 
-    def look(connection: Connection) -> list[str]:
-        found = faults(connection, declaration)
-        if not found:
-            found = [f"{why}; migrate the database (--migrate)" for why in _pending(connection, declaration)]
-        if not found and documents.pending(connection, declaration):
-            found.append("the documents in the feed are not as declared yet, migrate them (--migrate)")
-        return found or _uncaptured(connection, declaration)
+    return _in_transaction(
+        url,
+        lambda connection: lacks(connection, declaration) or _uncaptured(connection, declaration),
+        alone=False,
+    )
 
-    return _in_transaction(url, look, alone=False)
+
+def lacks(connection: Connection, declaration: Declaration) -> list[str]:
+    """What is to be migrated yet, triggers aside, each in a sentence."""
+    found = faults(connection, declaration)
+    if not found:
+        found = [f"{why}; migrate the database (--migrate)" for why in _pending(connection, declaration)]
+    if not found and documents.pending(connection, declaration):
+        found.append("the documents in the feed are not as declared yet, migrate them (--migrate)")
+    return found
 
 
 def _uncaptured(connection: Connection, declaration: Declaration) -> list[str]:
