@@ -139,9 +139,15 @@ JOURNAL: Final = 'INSERT INTO sync_journal (scope, arrived, events, "rows", spen
 AMONG: Final = "IN {}"
 NAMING: Final = '"rows" REGEXP {}'
 SPENT: Final = f"SELECT {sql.JOURNAL} FROM sync_journal WHERE spent IN %s"
+_LATELY: Final = 100_000
+# No index knows the rows that entries name. Where few have arrived since, their ids bound what is read of the scope's.
+EARLIEST: Final = f"""
+    SELECT IF(COUNT(*) < {_LATELY}, MIN(id), 0) FROM (
+        SELECT id FROM sync_journal FORCE INDEX (ix_sync_journal_arrived) WHERE arrived >= %s LIMIT {_LATELY}
+    ) AS lately"""
 ENTRIES: Final = f"""
     SELECT {sql.JOURNAL} FROM sync_journal FORCE INDEX (ix_sync_journal_scope)
-    WHERE scope = %s AND arrived >= %s AND spent IS NULL AND {NAMING.format("%s")} ORDER BY id LIMIT %s"""
+    WHERE scope = %s AND id >= %s AND arrived >= %s AND spent IS NULL AND {NAMING.format("%s")} ORDER BY id LIMIT %s"""
 # The state comes first, as version 0.
 RUN: Final = f"""
     SELECT 0, CAST(CONCAT_WS(' ', head, floor, live, total, members, horizon, clock) AS BINARY)

@@ -81,7 +81,10 @@ class MysqlTransaction:
     async def entries_of(self, scope: str, rows: Collection[int], since: int, limit: int) -> list[JournalRow]:
         if not rows:
             return []
-        found = await self._fetch(statements.ENTRIES, scope, since, statements.pattern(rows), limit)
+        ((earliest,),) = await self._fetch(statements.EARLIEST, since)
+        if earliest is None:
+            return []
+        found = await self._fetch(statements.ENTRIES, scope, earliest, since, statements.pattern(rows), limit)
         return [JournalRow(*row) for row in found]
 
     async def referring(self, scope: str, entity: str, field: str, targets: Collection[str]) -> list[tuple[str, str]]:
