@@ -17,6 +17,7 @@ from tidemark.store.base import Store
 from tidemark.store.memory import MemoryStore
 from tidemark.store.postgresql import PostgresStore
 from tidemark.store.sqlite import SqliteStore
+from tidemark_protocol.model import Declaration
 
 
 def now() -> int:
@@ -26,7 +27,7 @@ def now() -> int:
 
 def empty(server: PostgresServer, url: str) -> None:
     """Remove all rows from a database with the tables; its epoch stays."""
-    tables = ("sync_scope", "sync_feed", "sync_journal", "sync_member", *DECLARATION.entities)
+    tables = ("sync_scope", "sync_feed", "sync_journal", "sync_inbox", "sync_member", *DECLARATION.entities)
     server.sql("; ".join(f"DELETE FROM {name}" for name in tables), url.rpartition("/")[2])
 
 
@@ -41,7 +42,7 @@ class Database(ABC):
         """Make it, with the help of fixtures; `folder` is the test's own."""
 
     @abstractmethod
-    def store(self) -> Store:
+    def store(self, declaration: Declaration = DECLARATION) -> Store:
         """A store on this database, not opened yet: each as a process of its own would have it."""
 
 
@@ -53,8 +54,9 @@ class Memory(Database):
     def __init__(self, _request: pytest.FixtureRequest, _folder: Path) -> None:
         self._store = MemoryStore(DECLARATION, chance=secrets.token_bytes)
 
-    def store(self) -> Store:
+    def store(self, declaration: Declaration = DECLARATION) -> Store:
         """The one store, again and again."""
+        self._store.declaration = declaration
         return self._store
 
 
@@ -67,9 +69,9 @@ class Sqlite(Database):
         template: Path = request.getfixturevalue("sqlite_template")
         self.url = f"sqlite:///{shutil.copy(template, folder / 'tidemark.db')}"
 
-    def store(self) -> Store:
+    def store(self, declaration: Declaration = DECLARATION) -> Store:
         """Only one may be open."""
-        return SqliteStore(self.url, DECLARATION, now=now, chance=secrets.token_bytes)
+        return SqliteStore(self.url, declaration, now=now, chance=secrets.token_bytes)
 
 
 class Postgresql(Database):
@@ -80,9 +82,9 @@ class Postgresql(Database):
     def __init__(self, request: pytest.FixtureRequest, _folder: Path) -> None:
         self.url: str = request.getfixturevalue("emptied_postgresql_url")
 
-    def store(self) -> Store:
+    def store(self, declaration: Declaration = DECLARATION) -> Store:
         """Any number, as from any number of processes."""
-        return PostgresStore(self.url, DECLARATION, now=now, chance=secrets.token_bytes)
+        return PostgresStore(self.url, declaration, now=now, chance=secrets.token_bytes)
 
 
 KINDS: Final[dict[str, type[Database]]] = {"memory": Memory, "sqlite": Sqlite, "postgresql": Postgresql}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
+from typing import Any
 
 from tests.conformance.test_transactions import V, W, everything
 from tests.conformance.writing import Change, apply, put, uuid, write
@@ -25,14 +26,24 @@ class RollBack(Exception):
 
 
 @asynccontextmanager
-async def holding(store: Store, *changes: Change, scopes: Iterable[str] = ()) -> AsyncIterator[Held]:
-    """A transaction that has locked and saved but not ended, while the block runs; it ends with the block."""
+async def holding(
+    store: Store,
+    *changes: Change,
+    scopes: Iterable[str] = (),
+    work: Callable[[Transaction], Awaitable[Any]] | None = None,
+) -> AsyncIterator[Held]:
+    """A transaction that has locked and saved but not ended, while the block runs; it ends with the block.
+
+    `work` is what else it does before.
+    """
     held = Held()
 
     async def body(transaction: Transaction) -> None:
         await transaction.lock(list(scopes), list(scopes))
         if changes:
             await apply(transaction, changes)
+        if work is not None:
+            await work(transaction)
         held.ready.set()
         await held.end.wait()
         if held.fail:

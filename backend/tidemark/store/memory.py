@@ -399,13 +399,15 @@ class MemoryTransaction:
             self._check_unique(scope, entity, identities)
 
     def _claimed(self, key: RowKey) -> Identity:
-        """The identity of a row to write, which other programs cannot write until the end."""
+        """The identity of a row to write, which other programs cannot write until the end; nor can other transactions
+        where it is captured.
+        """
         entity = self._entity(key)
         parts = key.row.split(":") if len(entity.key.columns) > 1 else [key.row]
         identity = Identity(key.entity, UNIT.join([scope_id(key.scope), *parts] if entity.key.per_scope else parts))
-        if identity in self._store.held:
-            raise Held(f"another program's transaction holds {key.entity}/{key.row}")
-        self._store.row_locks.setdefault(identity, self)
+        holder = self._store.row_locks.setdefault(identity, self)
+        if identity in self._store.held or (entity.capture and holder is not self):
+            raise Held(f"another transaction holds {key.entity}/{key.row}")
         self._found.setdefault(identity, self._store.table.get(identity))
         return identity
 
