@@ -21,6 +21,7 @@ class Tide:
     """One store of one user; every command is a process of its own."""
 
     def __init__(self, service: TidemarkServer, folder: Path, user: str) -> None:
+        self.service = service
         self.folder = folder
         self.user = user
         self.run("init", service.url)
@@ -32,11 +33,18 @@ class Tide:
 
     def run(self, *words: str, code: int = 0, stdin: str = "") -> str:
         """Run a command that must end with `code`; what it answered."""
+        return self._done(*words, code=code, stdin=stdin).stdout
+
+    def said(self, *words: str, code: int = 0) -> str:
+        """What a command that ends with `code` says to the person."""
+        return self._done(*words, code=code).stderr
+
+    def _done(self, *words: str, code: int, stdin: str = "") -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             self.command(*words), input=stdin, capture_output=True, text=True, env=environment(), check=False
         )
         assert done.returncode == code, (words, done.returncode, done.stdout, done.stderr)
-        return done.stdout
+        return done
 
     def json(self, *words: str, code: int = 0) -> Any:
         """What a command answers to a script."""

@@ -35,14 +35,15 @@ def tell(
 ) -> list[Story]:
     """Stories in the order of the writes' clocks; `own` is this device's client id."""
     ordered = sorted((event for event in events if event.get("at")), key=lambda event: (event["at"], event["id"]))
-    writers = {event["at"]: _writer(event, own) for event in ordered}
+    writers = {event["at"]: writer(event, own) for event in ordered}
     return [_story(event, ordered[place + 1 :], documents, writers, own) for place, event in enumerate(ordered)]
 
 
-def _writer(event: Mapping[str, Any], own: str) -> str:
+def writer(event: Mapping[str, Any], own: str) -> str:
+    """Who made an event's write, and on which device; `own` is this one's client id."""
     client = event.get("client") or ""
     device = "this device" if client == own else f"device {client[:8]}" if client else "in SQL"
-    return f"{event['user']} ({device})"
+    return f"{event['user'] or 'somebody'} ({device})"
 
 
 def _story(
@@ -57,7 +58,7 @@ def _story(
     won = event.get("won") or {}
     return Story(
         written=clock.instant(event["at"]),
-        by=_writer(event, own),
+        by=writer(event, own),
         did=_did(event, later, document),
         outcome=event["outcome"],
         because=error.get("message") or ("the row was deleted" if event.get("reason") == "deleted" else ""),

@@ -8,9 +8,9 @@ from pathlib import Path
 import click
 
 from .app import App, Commands
-from .commands import files, journal, letters, rows, setup, synchronise
+from .commands import files, journal, letters, restore, rows, setup, synchronise
 
-GROUPS = (setup, rows, files, synchronise, letters, journal)
+GROUPS = (setup, rows, files, synchronise, letters, journal, restore)
 
 
 EXIT_CODES = """\b

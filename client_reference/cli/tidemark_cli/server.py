@@ -133,6 +133,16 @@ class Server:
         except msgspec.MsgspecError as fault:
             raise _stranger(response) from fault
 
+    def row_events(self, entity: str, row: str, scope: str | None) -> Iterator[dict[str, Any]]:
+        """All that the journal tells of a row, in one scope or in all that may be read, newest first."""
+        cursor: str | None = None
+        while True:
+            page = self.events({"entity": entity, "row": row, "scope": scope, "limit": 1_000, "before": cursor})
+            yield from page["events"]
+            cursor = page.get("next")
+            if cursor is None:
+                return
+
     def _request(self, method: str, path: str, **rest: Any) -> httpx2.Response:
         with _translated():
             response = self._http.request(method, path, **rest)

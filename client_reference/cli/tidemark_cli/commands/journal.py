@@ -20,7 +20,12 @@ _STYLES = {"applied": "green", "superseded": "yellow", "rejected": "red"}
 @click.argument("entity", required=False)
 @click.argument("row", required=False)
 @click.option("--user", help="Only what this user wrote.")
+@click.option("--client", metavar="UUID", help="Only what this device wrote.")
 @click.option("--outcome", type=click.Choice(("applied", "superseded", "rejected", "member")))
+@click.option(
+    "--by", type=click.Choice(("sql", "cascade", "set_null")), help="Only what SQL wrote, or the service by itself."
+)
+@click.option("--order", type=click.Choice(("desc", "asc")), help="Newest first (desc), or oldest first.")
 @click.option("--after", metavar="TIME", help="Only what arrived after this RFC 3339 time (or cursor).")
 @click.option("--before", metavar="TIME", help="Only what arrived before.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
@@ -28,7 +33,7 @@ _STYLES = {"applied": "green", "superseded": "yellow", "rejected": "red"}
 @json_option
 @pass_app
 def log(app: App, /, as_json: bool, **filters: Any) -> None:
-    """Show the journal, newest first: the fate of every write in the scopes you may read."""
+    """Show the journal, newest first unless asked otherwise: the fate of every write in the scopes you may read."""
     with app.server() as server:
         page = server.events(filters)
     if as_json:
@@ -48,7 +53,7 @@ def log(app: App, /, as_json: bool, **filters: Any) -> None:
     ]
     app.out.print(table(("arrived", "by", "change", "table", "row", "outcome", "overwrote"), rows))
     if page.get("next"):
-        app.say(f"There is more: --before {page['next']}")
+        app.say(f"There is more: --{'after' if filters['order'] == 'asc' else 'before'} {page['next']}")
 
 
 def _outcome(event: dict[str, Any]) -> Text:
@@ -68,9 +73,9 @@ def why(app: App, entity: str, row: str, scope: str | None, as_json: bool) -> No
     found = peer.entity(entity)
     within = None if scope is None else peer.scope_of(found, scope)
     with app.server() as server:
-        page = server.events({"entity": entity, "row": row, "scope": within, "limit": 200})
+        events = list(server.row_events(entity, row, within))
     documents = peer.visible(found, scope=within, row=row)
-    stories = tell(page["events"], documents, own=peer.client)
+    stories = tell(events, documents, own=peer.client)
     if as_json:
         app.answer(stories)
         return
