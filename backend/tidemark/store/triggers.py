@@ -19,7 +19,7 @@ from sqlalchemy.engine import Connection
 from tidemark_protocol.model import Declaration, Entity
 
 from . import triggers_sql
-from .base import UNIT
+from .base import UNIT, Unavailable
 from .entities import EntityTable, quote
 from .tables import declared_metadata, own_metadata
 from .triggers_sql import COLUMNS, EVENTS, NOW, PREFIX, ROW_EVENTS, Relation, Trigger, label
@@ -31,12 +31,18 @@ _META: Final = own_metadata().tables["sync_meta"]
 _INBOX: Final = own_metadata().tables["sync_inbox"]
 _MARK: Final = "report:"
 """Begins the names of rows in `sync_meta` that hold up to which identity an entity's earlier rows are reported."""
+_QUOTES: Final = re.compile('["`]')
 _INTEGER: Final = re.compile(r"0|-?[1-9][0-9]{0,18}")
 _MARKING: Final = (
     "INSERT INTO sync_meta (name, value) SELECT '{0}', '' WHERE NOT EXISTS (SELECT 1 FROM sync_meta WHERE name = '{0}')"
 )
-_PATIENCE: Final = "5s"
-"""How long making a trigger waits for a table of PostgreSQL: whoever wants to write it waits behind."""
+_PATIENCE: Final = {
+    "postgresql": "SET LOCAL lock_timeout = '5s'",
+    "mysql": "SET SESSION lock_wait_timeout = 5",
+    "mariadb": "SET SESSION lock_wait_timeout = 5",
+}
+"""How long making a trigger waits for a table: whoever wants to write it meanwhile waits behind."""
+_LOCK_NOT_AVAILABLE: Final = "55P03"
 _FAULTS: Final[dict[Kind, str]] = {
     "missing": "has no triggers that report {}",
     "stale": "has outdated triggers for {}",
@@ -113,24 +119,17 @@ def install(connection: Connection, declaration: Declaration) -> None:
     lacking = [one for one in plan if (one.name, one.table) not in sound]
     new = dict.fromkeys(one.entity for one in lacking if one.event in ROW_EVENTS and _place(one) not in covered)
     _mark(connection, new, {one.entity for one in plan})
-    if lacking and connection.dialect.name == "postgresql":
-        connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{_PATIENCE}'")
     names = {one.name for one in plan}
-    for one in held:
-        if not one.enabled and one.table is not None and one.name in names:
-            connection.exec_driver_sql(_drop(connection, one, names))
-    for trigger in lacking:
-        for statement in trigger.create:
-            connection.exec_driver_sql(statement)
-    for statement in _unwanted(connection, held, plan):
-        connection.exec_driver_sql(statement)
+    off = [one for one in held if not one.enabled and one.table is not None and one.name in names]
+    _carry_out(connection, [_drop(connection, one, names) for one in off])
+    _carry_out(connection, [statement for one in lacking for statement in one.create])
+    _carry_out(connection, _unwanted(connection, held, plan))
 
 
 def remove(connection: Connection, entity: str) -> None:
     """Every trace of an entity's capture: its triggers, its mark, its entries of the inbox."""
-    for one in _held(connection):
-        if _place(one)[0] == label(entity):
-            connection.exec_driver_sql(_drop(connection, one, ()))
+    gone = [_drop(connection, one, ()) for one in _held(connection) if _place(one)[0] == label(entity)]
+    _carry_out(connection, list(dict.fromkeys(gone)))
     connection.execute(sa.delete(_META).where(_META.c.name == _MARK + entity))
     connection.execute(sa.delete(_INBOX).where(_INBOX.c.entity == entity))
 
@@ -154,7 +153,7 @@ def problems(connection: Connection, declaration: Declaration) -> list[Problem]:
         if left.table is not None and _place(left) not in planned:
             found.setdefault((left.table, "leftover"), []).append(_place(left)[1])
     return [
-        Problem(kind, table, f"table {table} {_FAULTS[kind].format(', '.join(events))}")
+        Problem(kind, table, f"table {_QUOTES.sub('', table)} {_FAULTS[kind].format(', '.join(events))}")
         for (table, kind), events in found.items()
     ]
 
@@ -311,6 +310,20 @@ _HELD_SQLITE: Final = "SELECT name, tbl_name FROM sqlite_master WHERE type = 'tr
 _HELD_MYSQL: Final = """
     SELECT trigger_name, event_object_table FROM information_schema.triggers
     WHERE trigger_schema = database() ORDER BY trigger_name"""
+
+
+def _carry_out(connection: Connection, statements: Collection[str]) -> None:
+    """Make or drop triggers; Unavailable when a table is in use for too long."""
+    patience = _PATIENCE.get(connection.dialect.name)
+    if patience is not None and statements:
+        connection.exec_driver_sql(patience)
+    for statement in statements:
+        try:
+            connection.exec_driver_sql(statement)
+        except sa.exc.DBAPIError as error:
+            if str(getattr(error.orig, "sqlstate", "")) == _LOCK_NOT_AVAILABLE:
+                raise Unavailable(f"a transaction of another program holds a captured table: {error.orig}") from error
+            raise
 
 
 def _unwanted(connection: Connection, held: Collection[_Held], plan: Collection[Trigger]) -> list[str]:
