@@ -8,7 +8,7 @@ import os
 from sqlalchemy import Connection
 
 from alembic import context
-from tidemark.store.fit import sqlite_engine, sqlite_path, with_postgres
+from tidemark.store.fit import is_mysql, sqlite_engine, sqlite_path, with_mysql, with_postgres
 from tidemark.store.tables import OWN_VERSIONS, own_metadata
 
 
@@ -40,7 +40,7 @@ def main() -> None:
         with sqlite_engine(sqlite_path(url)).begin() as connection:
             run(connection)
     else:
-        asyncio.run(with_postgres(url, run))
+        asyncio.run((with_mysql if is_mysql(url) else with_postgres)(url, run))
 
 
 main()

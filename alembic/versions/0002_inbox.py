@@ -13,7 +13,11 @@ branch_labels = None
 depends_on = None
 
 NUMBER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
-LONG = sa.Text().with_variant(mysql.LONGTEXT(charset="utf8mb4", collation="utf8mb4_bin"), "mysql", "mariadb")
+LONG = (
+    sa.Text()
+    .with_variant(mysql.LONGTEXT(charset="utf8mb4", collation="utf8mb4_0900_bin"), "mysql")
+    .with_variant(mysql.LONGTEXT(charset="utf8mb4", collation="utf8mb4_nopad_bin"), "mariadb")
+)
 NAME = (
     sa.String(63)
     .with_variant(sa.Text(), "sqlite")
@@ -23,7 +27,8 @@ NAME = (
 
 
 def upgrade() -> None:
-    op.drop_table("sync_inbox")  # nothing has filled it before this revision
+    # Nothing has filled it before this revision. On MySQL an attempt that was cut off may have dropped it.
+    op.drop_table("sync_inbox", if_exists=op.get_context().dialect.name in {"mysql", "mariadb"})
     op.create_table(
         "sync_inbox",
         sa.Column("id", NUMBER, primary_key=True, autoincrement=True),
@@ -32,6 +37,8 @@ def upgrade() -> None:
         sa.Column("captured_at", sa.BigInteger(), nullable=False),
         sa.Column("who", LONG),
         sqlite_autoincrement=True,
+        mysql_engine="InnoDB",
+        mariadb_engine="InnoDB",
     )
     op.create_index(
         "ix_sync_inbox_identity",
@@ -54,4 +61,6 @@ def downgrade() -> None:
         sa.Column("captured_at", sa.BigInteger(), nullable=False),
         sa.Column("who", LONG),
         sqlite_autoincrement=True,
+        mysql_engine="InnoDB",
+        mariadb_engine="InnoDB",
     )

@@ -10,14 +10,16 @@ from typing import IO, Any, Final, TypeVar
 
 import asyncpg
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.engine import Connection, make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from tidemark_protocol.model import Declaration, Entity
 
+from .base import Unavailable
 from .entities import EntityTable
+from .mysql_types import BINARY, too_wide
 from .tables import InUse, Unfit, metadata_for
 
 T = TypeVar("T")
@@ -26,7 +28,7 @@ _TAKES: Final[dict[str, tuple[type[Any], ...]]] = {
     "text": (sa.String,),
     "enum": (sa.String,),
     "integer": (sa.Integer, sa.Numeric),
-    "number": (sa.Numeric,),
+    "number": (sa.Numeric, sa.Float),
     "decimal": (sa.Numeric,),
     "boolean": (sa.Boolean,),
     "date": (sa.Date,),
@@ -36,13 +38,28 @@ _TAKES: Final[dict[str, tuple[type[Any], ...]]] = {
     "json": (sa.JSON,),
     "map": (sa.JSON,),
 }
-"""Types that a column of another program may have on PostgreSQL, by the declared type."""
+"""Types that a column of another program may have, by the declared type."""
+_MYSQL_TAKES: Final[dict[str, tuple[type[Any], ...]]] = {
+    "boolean": (sa.Boolean, mysql.TINYINT),
+    "uuid": (sa.Uuid, sa.String),
+    "json": (sa.JSON, sa.String),
+    "map": (sa.JSON, sa.String),
+}
+"""What MySQL and MariaDB have instead: a JSON of MariaDB is a text, and few tables have its UUID."""
+_UUID_LENGTH: Final = 36
+_PASSING: Final = frozenset({1040, 1053, 1203, 1205, 1213, 1927})
+"""Errors of a MySQL server that go by: too many connections, a shutdown, a lock waited for in vain."""
 
 
 def plain_url(url: str) -> str:
     """A database URL without the name of a driver."""
     kind, mark, rest = url.partition("://")
     return kind.partition("+")[0] + mark + rest
+
+
+def is_mysql(url: str) -> bool:
+    """Whether a URL names a database of MySQL or MariaDB."""
+    return plain_url(url).startswith(("mysql:", "mariadb:"))
 
 
 def sqlite_path(url: str) -> str:
@@ -91,6 +108,45 @@ async def with_postgres(url: str, work: Callable[[Connection], T]) -> T:
         await engine.dispose()
 
 
+async def with_mysql(url: str, work: Callable[[Connection], T]) -> T:
+    """The same on MySQL or MariaDB, where a statement that changes tables ends the transaction before and after it.
+
+    Raises Unavailable when nothing answers, Unfit when whoever answers refuses, beside what `work` raises.
+    """
+    from .mysql_connection import DRIVER, connect, product  # noqa: PLC0415
+
+    try:
+        opened = await connect(url)
+        kind = await product(opened)
+    except DRIVER as error:
+        raise (Unfit if refused(error) else Unavailable)(f"{type(error).__name__}: {error}") from error
+
+    async def creator(**_: Any) -> Any:
+        return opened
+
+    engine = create_async_engine(f"{kind}+asyncmy://", async_creator=creator, poolclass=NullPool)
+    try:
+        async with engine.begin() as connection:
+            return await connection.run_sync(work)
+    finally:
+        await engine.dispose()
+        opened.close()
+
+
+def refused(error: Exception) -> bool:
+    """Whether a MySQL server was there and said no, and will again."""
+    cause: Any = getattr(error, "orig", error)
+    number = cause.args[0] if cause is not None and cause.args else None
+    if not isinstance(number, int):
+        return False
+    return (1000 <= number < 2000 or number >= 3000) and number not in _PASSING  # 2000 to 2999 are the client's own
+
+
+async def mysql_faults(url: str, declaration: Declaration) -> list[str]:
+    """`faults` of a MySQL or MariaDB database, its server included."""
+    return await with_mysql(url, lambda connection: [*_server(connection), *faults(connection, declaration)])
+
+
 async def postgres_faults(url: str, declaration: Declaration) -> list[str]:
     """`faults` of a PostgreSQL database, its settings included."""
     return await with_postgres(url, lambda connection: [*_settings(connection), *faults(connection, declaration)])
@@ -103,6 +159,8 @@ def faults(connection: Connection, declaration: Declaration) -> list[str]:
     held = {name: columns for (_, name), columns in inspector.get_multi_columns().items()}
     own = [name for table in wanted for name in _lacking(table, held)]
     found = [f"the database is not up to date, migrate it (--migrate): {', '.join(own)} missing"] if own else []
+    if connection.dialect.name in BINARY:
+        found += too_wide(declaration)
     for entity in declaration.entities.values():
         if entity.adopted:
             found += _misfits(inspector, entity, {c["name"]: c["type"] for c in held.get(entity.table, [])})
@@ -114,6 +172,15 @@ def _settings(connection: Connection) -> Iterator[str]:
         yield "the database's encoding is not UTF8"
     if connection.exec_driver_sql("SELECT pg_is_in_recovery()").scalar():
         yield "the server is a standby: it takes no writes"
+
+
+def _server(connection: Connection) -> Iterator[str]:
+    version = tuple(part for part in connection.dialect.server_version_info or () if isinstance(part, int))
+    kind, oldest = ("MariaDB", (10, 6)) if connection.dialect.name == "mariadb" else ("MySQL", (8, 0, 17))
+    if version < oldest:
+        yield f"{kind} {'.'.join(map(str, oldest))} or newer is needed, not {'.'.join(map(str, version))}"
+    if connection.exec_driver_sql("SELECT @@global.read_only").scalar():
+        yield "the server takes no writes (read_only)"
 
 
 def _lacking(table: sa.Table, held: dict[str, Any]) -> list[str]:
@@ -134,7 +201,7 @@ def _misfits(inspector: sa.Inspector, entity: Entity, types: dict[str, Any]) -> 
     for name, kind in kinds.items():
         if name not in types:
             yield f"table {entity.table} has no column {name}"
-        elif inspector.dialect.name == "postgresql" and not _takes(types[name], kind):
+        elif inspector.dialect.name != "sqlite" and not _takes(inspector.dialect.name, types[name], kind):
             yield f"column {entity.table}.{name} is {types[name]}, which does not hold a declared {kind}"
     for name, field in entity.fields.items():
         scale = getattr(types.get(name), "scale", None)
@@ -145,12 +212,14 @@ def _misfits(inspector: sa.Inspector, entity: Entity, types: dict[str, Any]) -> 
         yield f"table {entity.table} has neither a primary key nor a unique index on {', '.join(sorted(identity))}"
 
 
-def _takes(held: Any, kind: str) -> bool:
-    if isinstance(held, postgresql.ENUM):
+def _takes(dialect: str, held: Any, kind: str) -> bool:
+    if isinstance(held, postgresql.ENUM | mysql.SET) or (isinstance(held, sa.Enum) and kind != "enum"):
         return False
     if kind == "decimal" and isinstance(held, sa.Float):
         return False
-    return isinstance(held, _TAKES[kind])
+    if kind == "uuid" and isinstance(held, sa.String) and (held.length or 0) < _UUID_LENGTH:
+        return False
+    return isinstance(held, _MYSQL_TAKES.get(kind, _TAKES[kind]) if dialect in BINARY else _TAKES[kind])
 
 
 def _unique_columns(inspector: sa.Inspector, table: str) -> Iterator[set[str | None]]:

@@ -28,12 +28,15 @@ from tidemark_protocol.model import Declaration
 from . import documents, triggers
 from .base import Unavailable
 from .difference import as_it_was, difference, migration_context, plain
-from .fit import claim, faults, sqlite_engine, sqlite_path, with_postgres
-from .tables import ADVISORY_CLASS, DECLARED_VERSIONS, OWN_VERSIONS, Unfit, declared_metadata
+from .fit import claim, faults, is_mysql, refused, sqlite_engine, sqlite_path, with_mysql, with_postgres
+from .mysql_types import BINARY, too_wide
+from .tables import ADVISORY_CLASS, DECLARED_VERSIONS, OWN_VERSIONS, Outright, Unfit, declared_metadata
 
 T = TypeVar("T")
 
 _MARK: Final = "\ue000"
+_QUEUE: Final = 3600
+"""Seconds that a migration of MySQL waits for another."""
 
 
 def migrate(url: str, declaration: Declaration, migrations: Path | None = None) -> None:
@@ -130,6 +133,12 @@ def _migrate_tables(connection: Connection, declaration: Declaration, migrations
     """What of the declaration the revisions leave undone."""
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({ADVISORY_CLASS}, 0)")
+    if connection.dialect.name in BINARY:
+        if wide := too_wide(declaration):
+            raise Unfit("; ".join(wide))
+        # Of the connection, not the transaction, which the first change of a table would end.
+        if connection.exec_driver_sql(f"SELECT GET_LOCK(CONCAT('tidemark ', MD5(DATABASE())), {_QUEUE})").scalar() != 1:
+            raise Unavailable("another process has been migrating this database for an hour")
     command.upgrade(_config(connection, _alembic() / "versions", OWN_VERSIONS), "heads")
     if migrations is not None and any(migrations.glob("*.py")):
         command.upgrade(_config(connection, migrations, DECLARED_VERSIONS), "heads")
@@ -196,16 +205,26 @@ def _code(connection: Connection, declaration: Declaration, operations: ops.Upgr
     for operation in operations.ops:
         if isinstance(operation, ops.CreateCheckConstraintOp):
             operation.condition = _marked(operation.condition)
+        elif isinstance(operation, ops.AddColumnOp):
+            _mark_default(operation.column)
         elif isinstance(operation, ops.CreateTableOp):
             for item in operation.columns:
                 if isinstance(item, sa.CheckConstraint):
                     item.sqltext = _marked(item.sqltext)
+                elif isinstance(item, sa.Column):
+                    _mark_default(item)
     context = migration_context(connection, declared_metadata(declaration))
     return render_python_code(operations, migration_context=context).replace(ascii(_MARK)[1:-1], r"\\:")
 
 
 def _marked(condition: Any) -> sa.TextClause:
     return sa.text(plain(condition).replace(":", _MARK))
+
+
+def _mark_default(column: sa.Column[Any]) -> None:
+    default = column.server_default
+    if isinstance(default, sa.DefaultClause) and isinstance(default.arg, Outright):
+        column.server_default = sa.DefaultClause(Outright(default.arg.value.replace(":", _MARK)))
 
 
 def _version(connection: Connection, table: str) -> MigrationContext:
@@ -242,7 +261,7 @@ def _in_transaction(
     """Do `work` in one transaction; on SQLite with the file claimed, unless it only looks."""
     try:
         if not _is_sqlite(url):
-            return asyncio.run(with_postgres(url, work))
+            return asyncio.run(with_mysql(url, work) if is_mysql(url) else with_postgres(url, work))
         path = Path(sqlite_path(url)).absolute()
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = claim(path) if alone else None
@@ -253,6 +272,6 @@ def _in_transaction(
             if lock is not None:
                 lock.close()
     except (OSError, sa.exc.OperationalError, sa.exc.InterfaceError, asyncpg.InterfaceError) as error:
-        raise Unavailable(str(error)) from error
+        raise (Unfit if is_mysql(url) and refused(error) else Unavailable)(str(error)) from error
     except (sa.exc.DBAPIError, asyncpg.PostgresError) as error:
         raise Unfit(str(error)) from error

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import ssl
 from typing import Any, Final
 
 import asyncmy
 from asyncmy.connection import Connection
+from asyncmy.errors import Error
+from sqlalchemy.dialects.mysql.asyncmy import MySQLDialect_asyncmy
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from .tables import Unfit
 
+DRIVER: Final = (Error, OSError, TimeoutError)
+"""What the driver raises when it connects."""
 MYSQL: Final = "mysql"
 MARIADB: Final = "mariadb"
 
@@ -22,10 +25,13 @@ SQL_MODE: Final = (
 """Identifiers, literals and `||` as in the other databases, and no value is ever mended."""
 _LOCK_PATIENCE: Final = 3
 _CONNECT_WITHIN: Final = 10
-_SESSION: Final = (
-    f"SET SESSION sql_mode = '{SQL_MODE}', time_zone = '+00:00', innodb_lock_wait_timeout = {_LOCK_PATIENCE}",
-    "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
+_SETTINGS: Final = (
+    f"sql_mode = '{SQL_MODE}'",
+    "time_zone = '+00:00'",
+    "sql_notes = 0",
+    f"innodb_lock_wait_timeout = {_LOCK_PATIENCE}",
 )
+_SESSION: Final = (f"SET SESSION {', '.join(_SETTINGS)}", "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
 
 
 async def connect(url: str, *, autocommit: bool = False) -> Connection:
@@ -45,34 +51,18 @@ async def connect(url: str, *, autocommit: bool = False) -> Connection:
 
 
 def parameters(url: str) -> dict[str, Any]:
-    """The driver's arguments for `mysql://user:password@host:port/database`.
+    """The driver's arguments for `mysql://user:password@host:port/database?ssl_ca=…`, as SQLAlchemy reads it.
 
-    Known behind a `?`: `unix_socket` (a path), `ssl` (`true`: encrypted, the server's certificate checked) and `ssl_ca`
-    (the same by the authorities in a file).
+    Unfit if it makes no sense.
     """
     try:
         found = make_url(url)
     except (ArgumentError, ValueError) as fault:
         raise Unfit(f"the database's URL cannot be read: {fault}") from None
-    options = {name: value for name, value in found.query.items() if isinstance(value, str)}
-    unknown = found.query.keys() - {"unix_socket", "ssl", "ssl_ca"}
-    if unknown or not found.database:
-        why = f"does not take {', '.join(sorted(unknown))}" if unknown else "names no database"
-        raise Unfit(f"the database's URL {why}: mysql://user:password@host:port/database is expected")
-    arguments: dict[str, Any] = {
-        "host": found.host or "127.0.0.1",
-        "port": found.port or 3306,
-        "user": found.username,
-        "password": found.password or "",
-        "database": found.database,
-        "charset": "utf8mb4",
-        "connect_timeout": _CONNECT_WITHIN,
-    }
-    if "unix_socket" in options:
-        arguments["unix_socket"] = options["unix_socket"]
-    if options.get("ssl", "false") != "false" or "ssl_ca" in options:
-        arguments["ssl"] = ssl.create_default_context(cafile=options.get("ssl_ca"))
-    return arguments
+    if not found.database:
+        raise Unfit("the database's URL names no database: mysql://user:password@host:port/database is expected")
+    _, arguments = MySQLDialect_asyncmy().create_connect_args(found)
+    return {"charset": "utf8mb4", "connect_timeout": _CONNECT_WITHIN, **arguments}
 
 
 async def product(connection: Connection) -> str:

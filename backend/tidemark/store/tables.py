@@ -29,16 +29,20 @@ from sqlalchemy import (
     Text,
     Time,
     false,
+    literal,
     text,
     true,
 )
 from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.elements import Grouping
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import JSON, Uuid
 
 from tidemark_protocol.model import STAMPS, ColumnType, Declaration, Entity, Field
+
+from .mysql_types import ID_MAX, INNODB, ascii_text, prefixes, text_length, unique_rooms, varied
 
 OWN_VERSIONS: Final = "alembic_sync_version"
 """Where Alembic keeps which revision of our own tables a database is at."""
@@ -50,6 +54,16 @@ NAME_MAX: Final = 63
 """PostgreSQL cuts longer names."""
 Type = Any
 """A SQLAlchemy type: `TypeEngine` of whatever."""
+
+
+class Outright(Grouping[str]):
+    """A text as a column's default, in brackets: MySQL takes no other for texts of any length."""
+
+    inherit_cache = True
+
+    def __init__(self, value: str) -> None:
+        super().__init__(literal(value, String()))
+        self.value = value
 
 
 class Unfit(Exception):
@@ -66,13 +80,13 @@ def name_type(length: int) -> Type:
         String(length)
         .with_variant(Text(), "sqlite")
         .with_variant(postgresql.TEXT(collation="C"), "postgresql")
-        .with_variant(mysql.VARCHAR(length, charset="ascii", collation="ascii_bin"), "mysql", "mariadb")
+        .with_variant(ascii_text(length), "mysql", "mariadb")
     )
 
 
 def long_type() -> Type:
     """Text of any length."""
-    return Text().with_variant(mysql.LONGTEXT(charset="utf8mb4", collation="utf8mb4_bin"), "mysql", "mariadb")
+    return varied(Text(), None)
 
 
 def metadata_for(declaration: Declaration) -> MetaData:
@@ -97,14 +111,16 @@ def own_metadata() -> MetaData:
     return metadata
 
 
-def field_type(field: Field) -> Type:
-    """The SQL type of a declared field."""
+def field_type(field: Field, room: int | None = None) -> Type:
+    """The SQL type of a declared field; `room` is what unique indexes of MySQL leave it, in characters."""
     kind = field.type
     if kind == "text":
         length = field.max if isinstance(field.max, int) else None
-        return (String(length) if length else Text()).with_variant(Text(), "sqlite")
+        base = (String(length) if length else Text()).with_variant(Text(), "sqlite")
+        return varied(base, text_length(field, room))
     if kind == "enum":
-        return String(max(map(len, field.values))).with_variant(Text(), "sqlite").with_variant(String(), "postgresql")
+        length = max(map(len, field.values))
+        return varied(String(length).with_variant(Text(), "sqlite").with_variant(String(), "postgresql"), length)
     if kind == "decimal":
         return Numeric(field.precision, field.scale).with_variant(Text(), "sqlite")
     if kind in {"json", "map"}:
@@ -120,9 +136,9 @@ def field_type(field: Field) -> Type:
     return {"integer": BigInteger, "number": Double, "boolean": Boolean}[kind]()
 
 
-def field_column(field: Field) -> Column[Any]:
-    """The column of a declared field."""
-    return Column(field.name, field_type(field), nullable=field.nullable, server_default=_server_default(field))
+def field_column(field: Field, room: int | None = None) -> Column[Any]:
+    """The column of a declared field; `room` as in `field_type`."""
+    return Column(field.name, field_type(field, room), nullable=field.nullable, server_default=_server_default(field))
 
 
 def index_name(prefix: str, table: str, columns: tuple[str, ...]) -> str:
@@ -139,6 +155,7 @@ def _meta_table(metadata: MetaData) -> None:
         metadata,
         Column("name", name_type(128), primary_key=True),
         Column("value", long_type(), nullable=False),
+        **INNODB,
     )
 
 
@@ -154,6 +171,7 @@ def _scope_table(metadata: MetaData) -> None:
         _counter("total"),
         _counter("members"),
         _counter("horizon"),
+        **INNODB,
     )
 
 
@@ -174,6 +192,7 @@ def _feed_table(metadata: MetaData) -> None:
         PrimaryKeyConstraint("entity", "row", "scope"),
         Index("ix_sync_feed_version", "scope", "version"),
         Index("ix_sync_feed_residue", "arrived", postgresql_where=text("residue"), sqlite_where=text("residue")),
+        **INNODB,
     )
 
 
@@ -197,6 +216,7 @@ def _journal_table(metadata: MetaData) -> None:
         ),
         # A number is never given again, even after everything was forgotten: readers page by it.
         sqlite_autoincrement=True,
+        **INNODB,
     )
     # Its pending list is short: with the default of 4 MB, one commit now and then waits a quarter of a second for it.
     Index(
@@ -217,6 +237,7 @@ def _inbox_table(metadata: MetaData) -> None:
         Column("captured_at", BigInteger, nullable=False),
         Column("who", long_type()),
         sqlite_autoincrement=True,
+        **INNODB,
     )
     # Of texts of any length: an index that refused one would fail the other program's write.
     Index("ix_sync_inbox_identity", table.c.identity, postgresql_using="hash", mysql_length=190, mariadb_length=190)
@@ -231,6 +252,7 @@ def _member_table(metadata: MetaData) -> None:
         Column("role", name_type(64), nullable=False),
         PrimaryKeyConstraint("scope", "user"),
         Index("ix_sync_member_user", "user"),
+        **INNODB,
     )
 
 
@@ -250,23 +272,28 @@ def _entity_table(metadata: MetaData, entity: Entity) -> Table:
         for name, kind in zip(entity.key.columns, entity.key.types, strict=True)
     ]
     primary = ((scope,) if entity.key.per_scope else ()) + entity.key.columns
+    rooms = unique_rooms(entity)
     table = Table(
         entity.table,
         metadata,
         *key,
         Column(scope, column_type(entity.scope.type), nullable=False, autoincrement=False),
-        *[field_column(field) for field in entity.fields.values()],
+        *[field_column(field, rooms.get(field.name)) for field in entity.fields.values()],
         *[Column(name, _moment_type(), nullable=False, server_default=_stamp_default(entity)) for name in STAMPS],
         PrimaryKeyConstraint(*primary),
+        **INNODB,
     )
     for field in entity.fields.values():
         if field.type == "enum":
             table.append_constraint(_enum_check(entity.table, field))
     for columns, unique in _indexes(entity):
+        lengths = None if unique else prefixes(entity, columns, rooms) or None
         Index(
             index_name("uq" if unique else "ix", entity.table, columns),
             *(table.c[name] for name in columns),
             unique=unique,
+            mysql_length=lengths,
+            mariadb_length=lengths,
         )
     return table
 
@@ -296,19 +323,15 @@ def column_type(kind: ColumnType) -> Type:
 
 def _user_type() -> Type:
     """Text in byte order that may hold any character: users, and the decoded ids of scopes."""
-    return (
-        String(384)
-        .with_variant(Text(), "sqlite")
-        .with_variant(postgresql.TEXT(collation="C"), "postgresql")
-        .with_variant(mysql.VARCHAR(384, charset="utf8mb4", collation="utf8mb4_bin"), "mysql", "mariadb")
-    )
+    base = String(ID_MAX).with_variant(Text(), "sqlite").with_variant(postgresql.TEXT(collation="C"), "postgresql")
+    return varied(base, ID_MAX)
 
 
 def _uuid_type() -> Type:
     return (
         Uuid(as_uuid=False)
         .with_variant(Text(), "sqlite")
-        .with_variant(mysql.CHAR(36, charset="ascii"), "mysql", "mariadb")
+        .with_variant(mysql.CHAR(36, charset="ascii", collation="ascii_bin"), "mysql", "mariadb")
     )
 
 
@@ -348,5 +371,5 @@ def _server_default(field: Field) -> Any:
     if field.type in {"integer", "number"}:
         return text(repr(value))
     if field.type in {"json", "map"}:
-        return msgspec.json.encode(value).decode()
-    return str(value)
+        return Outright(msgspec.json.encode(value).decode())
+    return Outright(value) if field.type == "text" else str(value)
