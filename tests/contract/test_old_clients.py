@@ -101,6 +101,8 @@ class World:
     """Written offline before the upgrade, in the order of its rows: see `offline`."""
     answered: list[tuple[Json, Json]]
     """Mutations with the verdicts that they had before."""
+    marks: dict[str, str]
+    """The watermark of a replica that had everything before."""
 
     def both(self) -> tuple[Client, Client]:
         """Two users' clients of a new workspace, an old and a new one."""
@@ -150,9 +152,16 @@ def world(launch: Launcher, tmp_path_factory: pytest.TempPathFactory) -> World:
         client.patch("tasks", row, scope=scope, fields={"name": "later", "legacy_flag": True}),
         client.delete("tasks", sent[0]["row"], scope=scope),
     ]
+    marks = {run["scope"]: run["watermark"] for run in client.pull()["scopes"]}
     running.server.schema = (folder / str(NEW) / "schema.yaml").resolve()
     running.server.restart()
-    return World(running, client, scope, row, queue, answered)
+    return World(running, client, scope, row, queue, answered, marks)
+
+
+def test_the_upgrade_resets_nobody_who_stays(world: World) -> None:
+    """A replica of the old number goes on from its watermark; the same is a reset for an upgraded app (I30, I48)."""
+    assert world.client.pull(world.marks)["scopes"] == []
+    assert {run["reset"] for run in world.client.upgraded().pull(world.marks)["scopes"]} == {True}
 
 
 def test_the_outbox_of_an_old_client_is_taken_after_the_upgrade(world: World) -> None:
