@@ -68,7 +68,7 @@ for _command in (adopt, clients, doctor, release_command, why):
 @database_option
 @click.option("--host", help="Address to listen on.  [TIDEMARK_HOST]")
 @click.option("--port", type=int, help="Port to listen on.  [TIDEMARK_PORT]")
-@click.option("--workers", type=int, help="Processes; more than one needs PostgreSQL.  [TIDEMARK_WORKERS]")
+@click.option("--workers", type=int, help="Processes; SQLite serves one.  [TIDEMARK_WORKERS]")
 @click.option("--migrate", is_flag=True, help="Bring the database up to date first.")
 def serve(migrate: bool, **given: Any) -> None:
     """Run the service."""

@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx2
 import structlog
@@ -28,8 +29,10 @@ from tidemark_protocol.schema import Declaration, parse
 from .log import OnRequest, request_line
 from .settings import Settings, SettingsError, variable
 from .store.base import Store
+from .store.fit import is_mysql
 from .store.postgresql import PostgresStore
 from .store.sqlite import SqliteStore
+from .store.tables import Unfit
 from .sync.engine import Engine
 from .wake.base import Wake
 from .wake.local import LocalWake
@@ -47,6 +50,9 @@ from .web.pull import pull_route
 from .web.push import push_route
 from .web.routes import Frame, Route
 from .web.stream import stream_handler
+
+if TYPE_CHECKING:
+    from .store.mysql import MysqlStore
 
 _POLL_WITHOUT_WAKE = 100
 _JWKS_TIMEOUT = 5.0
@@ -178,18 +184,30 @@ def make_store(
     now: Callable[[], int] = wall_milliseconds,
     chance: Callable[[int], bytes] = os.urandom,
     shared: bool = False,
-) -> SqliteStore | PostgresStore:
+) -> SqliteStore | PostgresStore | MysqlStore:
     """The store that the database's URL names; `shared`: a service may have it too, even if it serves one process."""
     url = settings.database_url
     if is_sqlite(settings):
         if settings.workers > 1:
-            why = "several connections that write can corrupt its log; use PostgreSQL for more"
+            why = "several connections that write can corrupt its log; use another database for more"
             raise SettingsError([f"{variable('workers')}: SQLite serves one process ({why})"])
         return SqliteStore(url, declaration, now=now, chance=chance, shared=shared)
     if is_postgresql(url):
         return PostgresStore(url, declaration, now=now, chance=chance)
-    scheme = url.partition(":")[0]
-    raise SettingsError([f"{variable('database_url')}: sqlite: and postgresql: are served, not {scheme}:"])
+    if is_mysql(url):
+        return _mysql_store()(url, declaration, now=now, chance=chance)
+    served, scheme = "sqlite:, postgresql:, mysql: and mariadb:", url.partition(":")[0]
+    raise SettingsError([f"{variable('database_url')}: {served} are served, not {scheme}:"])
+
+
+def _mysql_store() -> type[MysqlStore]:
+    """Imported only where it is asked for: its driver is an extra."""
+    try:
+        from .store.mysql import MysqlStore  # noqa: PLC0415
+    except (ImportError, Unfit) as fault:
+        why = f"MySQL and MariaDB need their driver, install tidemark[mysql] ({fault})"
+        raise SettingsError([f"{variable('database_url')}: {why}"]) from fault
+    return MysqlStore
 
 
 def make_engine(
@@ -239,7 +257,11 @@ def make_wake(settings: Settings) -> Wake:
         return PollingWake(min(settings.poll_interval, _POLL_WITHOUT_WAKE))
     if wake != "auto":
         raise SettingsError([f"{variable('wake')}: auto, polling or a postgresql:// URL is expected"])
-    return LocalWake() if is_sqlite(settings) else PostgresWake(settings.database_url, chance=random.random)
+    if is_sqlite(settings):
+        return LocalWake()
+    if is_mysql(settings.database_url):
+        return PollingWake(min(settings.poll_interval, _POLL_WITHOUT_WAKE))
+    return PostgresWake(settings.database_url, chance=random.random)
 
 
 def is_sqlite(settings: Settings) -> bool:

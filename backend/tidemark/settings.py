@@ -106,7 +106,12 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     database_url: Annotated[
         str,
-        About(TEXT, "Where rows are kept: `sqlite:////path/to/file` or `postgresql://user:password@host/name`.", True),
+        About(
+            TEXT,
+            "Where rows are kept: `sqlite:////path/to/file`, `postgresql://user:password@host/name`, or "
+            "`mysql://user:password@host/name` for MySQL and MariaDB.",
+            True,
+        ),
     ] = "sqlite:///var/tidemark.db"
     schema: Annotated[str, About(TEXT, "The declaration's file.")] = "schema.yaml"
     migrations: Annotated[
@@ -116,7 +121,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     host: Annotated[str, About(TEXT, "Address to listen on.")] = "127.0.0.1"
     port: Annotated[int, About(NUMBER, "Port to listen on; 0 takes a free one.")] = 8000
-    workers: Annotated[int, About(NUMBER, "Processes that serve; more than one needs PostgreSQL.")] = 1
+    workers: Annotated[int, About(NUMBER, "Processes that serve; SQLite serves one.")] = 1
     origins: Annotated[
         tuple[str, ...],
         About(LIST, "Web origins, besides the service's own, whose pages may call and open streams; `*` for any."),
@@ -157,8 +162,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         str,
         About(
             TEXT,
-            "How processes tell each other of commits: `auto` (the database's own channel), `polling`, or the "
-            "`postgresql://` URL of a connection of its own, as PgBouncer asks for.",
+            "How processes tell each other of commits: `auto` (PostgreSQL's own channel; MySQL and MariaDB have none "
+            "and are polled), `polling`, or the `postgresql://` URL of a connection of its own, as PgBouncer asks for.",
             True,
         ),
     ] = "auto"

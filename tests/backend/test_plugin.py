@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from tests.backend.conftest import DECLARATION, PULL, PUSH, SECRET, bearer, note
 from tidemark.plugin import SyncConfig, SyncPlugin, make_store, make_wake
 from tidemark.settings import Settings, SettingsError
 from tidemark.store.migrate import migrate
+from tidemark.store.mysql import MysqlStore
 from tidemark.store.postgresql import PostgresStore
 from tidemark.store.sqlite import SqliteStore
 from tidemark.wake.local import LocalWake
@@ -128,6 +130,9 @@ def test_rules_are_a_module() -> None:
         ("sqlite:////tmp/x.db", SqliteStore, LocalWake),
         ("postgresql://ada@db/x", PostgresStore, PostgresWake),
         ("postgres://ada@db/x", PostgresStore, PostgresWake),
+        ("mysql://ada@db/x", MysqlStore, PollingWake),
+        ("mariadb://ada@db/x", MysqlStore, PollingWake),
+        ("mysql+asyncmy://ada@db/x", MysqlStore, PollingWake),
     ],
 )
 def test_the_url_names_the_store(url: str, store: type, wake: type) -> None:
@@ -137,11 +142,20 @@ def test_the_url_names_the_store(url: str, store: type, wake: type) -> None:
     assert isinstance(make_wake(settings), wake)
 
 
-@pytest.mark.parametrize("url", ["mysql://db/x", "mariadb://db/x", "oracle://db/x"])
-def test_other_databases_are_refused(url: str) -> None:
+def test_other_databases_are_refused() -> None:
     """With the ones that are served."""
-    with pytest.raises(SettingsError, match="sqlite: and postgresql: are served"):
-        make_store(Settings(database_url=url), DECLARATION, now=lambda: 0, chance=os.urandom)
+    with pytest.raises(SettingsError, match="sqlite:, postgresql:, mysql: and mariadb: are served, not oracle:"):
+        make_store(Settings(database_url="oracle://db/x"), DECLARATION, now=lambda: 0, chance=os.urandom)
+
+
+def test_without_the_driver_of_mysql_the_setting_is_at_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message says what to install; who has no use for MySQL needs nothing."""
+    for name in [name for name in sys.modules if name.startswith("tidemark.store.mysql")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "asyncmy", None)
+    with pytest.raises(SettingsError, match=r"TIDEMARK_DATABASE_URL.*install tidemark\[mysql\]"):
+        make_store(Settings(database_url="mysql://ada@db/x"), DECLARATION)
+    make_store(Settings(database_url="postgresql://ada@db/x"), DECLARATION)
 
 
 def test_sqlite_serves_one_process() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.contract.client import SECRET, Service
-from tests.servers import PostgresServer, TidemarkServer
+from tests.servers import MariadbServer, PostgresServer, TidemarkServer
 
 DECLARATION = Path(__file__).with_name("schema.yaml")
 ORIGIN = "http://app.example"
@@ -56,13 +56,14 @@ class Launcher:
         return Running(server, service)
 
 
-@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+@pytest.fixture(scope="session", params=["sqlite", "postgresql", "mariadb"])
 def new_database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], str]:
-    """Makes URLs of empty databases: everything runs once on SQLite and once on PostgreSQL."""
+    """Makes URLs of empty databases: everything runs once on SQLite, on PostgreSQL and on MariaDB."""
     if request.param == "sqlite":
         return lambda: f"sqlite:///{tmp_path_factory.mktemp('database') / 'tidemark.db'}"
-    postgres: PostgresServer = request.getfixturevalue("postgres_server")
-    return postgres.create_database
+    name = "postgres_server" if request.param == "postgresql" else "mariadb_server"
+    server: PostgresServer | MariadbServer = request.getfixturevalue(name)
+    return server.create_database
 
 
 @pytest.fixture(scope="session")
