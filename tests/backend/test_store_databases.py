@@ -16,24 +16,25 @@ import pytest
 from tests.conformance.declared import DECLARATION
 from tests.conformance.stores import now
 from tests.conformance.writing import STAMP, apply, put, saved, uuid
-from tests.servers import PostgresServer
+from tests.servers import MariadbServer, PostgresServer
 from tidemark.store.base import ConstraintFailed, RowImage, RowKey, Transaction, Unavailable
 from tidemark.store.migrate import _in_transaction as in_transaction
 from tidemark.store.migrate import migrate
+from tidemark.store.mysql import MysqlStore
 from tidemark.store.postgresql import PostgresStore
 from tidemark.store.sqlite import SqliteStore
 from tidemark.store.tables import Unfit
 from tidemark_protocol.model import Declaration
 from tidemark_protocol.schema import parse
 
-DatabaseStore = SqliteStore | PostgresStore
+DatabaseStore = SqliteStore | PostgresStore | MysqlStore
+KINDS: dict[str, type[DatabaseStore]] = {"sqlite": SqliteStore, "postgresql": PostgresStore, "mariadb": MysqlStore}
 W = "workspace:w"
 
 
 def store_at(url: str, declaration: Declaration = DECLARATION) -> DatabaseStore:
     """A store on a URL, not opened yet."""
-    kind: Callable[..., DatabaseStore] = SqliteStore if url.startswith("sqlite") else PostgresStore
-    return kind(url, declaration, now=now, chance=secrets.token_bytes)
+    return KINDS[url.partition(":")[0]](url, declaration, now=now, chance=secrets.token_bytes)
 
 
 @asynccontextmanager
@@ -65,6 +66,34 @@ async def sql(url: str, statement: str) -> list[Any]:
 def writing(*changes: Any) -> Callable[[Transaction], Awaitable[Any]]:
     """The body of a transaction that applies changes."""
     return lambda transaction: apply(transaction, changes)
+
+
+@pytest.fixture(params=["postgresql", "mariadb"])
+def shared_url(request: pytest.FixtureRequest) -> str:
+    """The URL of a fresh, empty database that any number of processes may have open."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
+MADE = "SELECT create_time FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = 'sync_meta'"
+
+
+async def eventually(ask: Callable[[], Awaitable[object]], seconds: float = 20) -> None:
+    """Ask until the answer is yes."""
+    async with asyncio.timeout(seconds):
+        while not await ask():  # noqa: ASYNC110 - another process decides it
+            await asyncio.sleep(0.01)
+
+
+async def hang_up(url: str) -> None:
+    """End every connection to a database but the one that does so."""
+    if url.startswith("postgresql"):
+        others = "datname = current_database() AND pid <> pg_backend_pid()"
+        await sql(url, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}")
+        return
+    others = "SELECT id FROM information_schema.processlist WHERE db = DATABASE() AND id <> CONNECTION_ID()"
+    for (number,) in await sql(url, others):
+        await sql(url, f"KILL {number}")
 
 
 async def test_the_epoch_stays_with_the_database(database_url: str) -> None:
@@ -104,10 +133,30 @@ async def test_a_copied_database_has_another_epoch(postgres_server: PostgresServ
     postgres_server.drop_database(f"{postgresql_url}_copy")
 
 
-async def test_several_processes_settle_on_one_epoch(postgresql_url: str) -> None:
+async def test_a_restored_mariadb_has_another_epoch(mariadb_server: MariadbServer, mariadb_url: str) -> None:
+    """So has one under another name, or of the same name whose table was made again by a restore."""
+    await prepared(mariadb_url)
+    epochs = []
+    name = mariadb_url.rpartition("/")[2]
+    remade = "CREATE TABLE again LIKE sync_meta; INSERT INTO again SELECT * FROM sync_meta; "
+    async with opened(mariadb_url) as store:
+        epochs.append(store.epoch)
+    made = mariadb_server.sql(MADE, name)
+
+    async def later() -> bool:  # the time is told in whole seconds
+        return mariadb_server.sql("SELECT NOW()", name) > made
+
+    await eventually(later)
+    mariadb_server.sql(remade + "DROP TABLE sync_meta; RENAME TABLE again TO sync_meta", name)
+    async with opened(mariadb_url) as store:
+        epochs.append(store.epoch)
+    assert len(set(epochs)) == 2
+
+
+async def test_several_processes_settle_on_one_epoch(shared_url: str) -> None:
     """Of stores that open a new database at once, all have the same epoch."""
-    await prepared(postgresql_url)
-    stores = [store_at(postgresql_url) for _ in range(4)]
+    await prepared(shared_url)
+    stores = [store_at(shared_url) for _ in range(4)]
     await asyncio.gather(*(store.open() for store in stores))
     assert len({store.epoch for store in stores}) == 1
     await asyncio.gather(*(store.close() for store in stores))
@@ -149,28 +198,66 @@ async def test_a_body_may_not_wait_in_the_writing_thread(tmp_path: Path) -> None
         assert await store.states([W]) == {}
 
 
-async def test_a_lost_connection_is_unavailable_and_heals(postgres_server: PostgresServer, postgresql_url: str) -> None:
+async def test_a_lost_connection_is_unavailable_and_heals(shared_url: str) -> None:
     """When the server ends the connections, what is under way fails as `Unavailable`, and the next one works."""
-    await prepared(postgresql_url)
+    await prepared(shared_url)
 
     async def body(transaction: Transaction) -> None:
         await transaction.lock([], [W])
-        postgres_server.sql(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-            f"WHERE datname = '{postgresql_url.rpartition('/')[2]}'"
-        )
+        await hang_up(shared_url)
         await transaction.lock([W], [])
 
-    async with opened(postgresql_url) as store:
+    async with opened(shared_url) as store:
         with pytest.raises(Unavailable):
             await store.transact(body)
         assert await store.transact(writing(put(W, "names", uuid(1))))
         assert (await store.states([W]))[W].head == 1
 
 
-async def test_a_server_that_is_away_is_unavailable() -> None:
+async def test_connections_lost_while_idle_are_replaced(shared_url: str) -> None:
+    """Nobody notices that the server has ended the connections that were not in use."""
+    await prepared(shared_url)
+    async with opened(shared_url) as store:
+        await store.transact(writing(put(W, "names", uuid(1))))
+        await hang_up(shared_url)
+        await asyncio.sleep(0)  # the loop learns of it, as it does in a service
+        assert (await store.states([W]))[W].head == 1
+        assert await store.transact(writing(put(W, "names", uuid(2), name="two")))
+
+
+async def test_what_was_cancelled_holds_nothing(shared_url: str) -> None:
+    """A transaction cancelled within a statement or between two leaves no lock and no half of its writing."""
+    await prepared(shared_url)
+    within = asyncio.Event()
+
+    async def between(transaction: Transaction) -> None:
+        await apply(transaction, [put(W, "names", uuid(1))])
+        within.set()
+        await asyncio.Event().wait()
+
+    async def inside(transaction: Transaction) -> None:
+        await transaction.lock([], [W])
+        within.set()
+        while True:
+            await apply(transaction, [put(W, "names", uuid(1))])
+
+    async with opened(shared_url) as store:
+        for body in (between, inside) * 3:
+            within.clear()
+            task = asyncio.ensure_future(store.transact(body))
+            await within.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        await eventually(lambda: store.transact(lambda transaction: transaction.lock([W], [W])))
+        assert (await store.states([W]))[W].head == 0
+        assert list(await store.rows_of(W)) == []
+
+
+@pytest.mark.parametrize("url", ["postgresql://postgres@127.0.0.1:9/none", "mariadb://root@127.0.0.1:9/none"])
+async def test_a_server_that_is_away_is_unavailable(url: str) -> None:
     """Nobody listens on the discard port."""
-    store = store_at("postgresql://postgres@127.0.0.1:9/none")
+    store = store_at(url)
     with pytest.raises(Unavailable):
         await store.open()
     await store.close()

@@ -9,7 +9,7 @@ import pytest
 
 from tests.conformance.declared import DECLARATION
 from tests.conformance.stores import KINDS, Database, empty
-from tests.servers import PostgresServer
+from tests.servers import MariadbServer, PostgresServer
 from tidemark.store.base import Store
 from tidemark.store.migrate import migrate
 
@@ -43,6 +43,22 @@ def emptied_postgresql_url(postgres_server: PostgresServer, migrated_postgresql_
     """The same, its rows removed."""
     empty(postgres_server, migrated_postgresql_url)
     return migrated_postgresql_url
+
+
+@pytest.fixture(scope="session")
+def migrated_mariadb_url(mariadb_server: MariadbServer) -> Iterator[str]:
+    """The same on MariaDB."""
+    url = mariadb_server.create_database()
+    migrate(url, DECLARATION, None)
+    yield url
+    mariadb_server.drop_database(url)
+
+
+@pytest.fixture
+def emptied_mariadb_url(mariadb_server: MariadbServer, migrated_mariadb_url: str) -> str:
+    """The same, its rows removed."""
+    empty(mariadb_server, migrated_mariadb_url)
+    return migrated_mariadb_url
 
 
 @pytest.fixture

@@ -12,9 +12,10 @@ from typing import ClassVar, Final
 import pytest
 
 from tests.conformance.declared import DECLARATION
-from tests.servers import PostgresServer
+from tests.servers import MariadbServer, PostgresServer
 from tidemark.store.base import Store
 from tidemark.store.memory import MemoryStore
+from tidemark.store.mysql import MysqlStore
 from tidemark.store.postgresql import PostgresStore
 from tidemark.store.sqlite import SqliteStore
 from tidemark_protocol.model import Declaration
@@ -25,10 +26,11 @@ def now() -> int:
     return time.time_ns() // 1_000_000
 
 
-def empty(server: PostgresServer, url: str) -> None:
+def empty(server: PostgresServer | MariadbServer, url: str) -> None:
     """Remove all rows from a database with the tables; its epoch stays."""
     tables = ("sync_scope", "sync_feed", "sync_journal", "sync_inbox", "sync_member", *DECLARATION.entities)
-    server.sql("; ".join(f"DELETE FROM {name}" for name in tables), url.rpartition("/")[2])
+    quoting = "SET sql_mode = 'ANSI_QUOTES'; " if isinstance(server, MariadbServer) else ""
+    server.sql(quoting + "; ".join(f'DELETE FROM "{name}"' for name in tables), url.rpartition("/")[2])
 
 
 class Database(ABC):
@@ -87,4 +89,22 @@ class Postgresql(Database):
         return PostgresStore(self.url, declaration, now=now, chance=secrets.token_bytes)
 
 
-KINDS: Final[dict[str, type[Database]]] = {"memory": Memory, "sqlite": Sqlite, "postgresql": Postgresql}
+class Mariadb(Database):
+    """The same on MariaDB."""
+
+    overlapping = True
+
+    def __init__(self, request: pytest.FixtureRequest, _folder: Path) -> None:
+        self.url: str = request.getfixturevalue("emptied_mariadb_url")
+
+    def store(self, declaration: Declaration = DECLARATION) -> Store:
+        """Any number, as from any number of processes."""
+        return MysqlStore(self.url, declaration, now=now, chance=secrets.token_bytes)
+
+
+KINDS: Final[dict[str, type[Database]]] = {
+    "memory": Memory,
+    "sqlite": Sqlite,
+    "postgresql": Postgresql,
+    "mariadb": Mariadb,
+}

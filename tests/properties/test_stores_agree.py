@@ -19,10 +19,11 @@ from msgspec.structs import replace
 from tests.conformance.declared import DECLARATION
 from tests.conformance.stores import empty, now
 from tests.conformance.writing import Change, apply, at, delete, entry, pages, put, read, uuid
-from tests.servers import PostgresServer
+from tests.servers import MariadbServer, PostgresServer
 from tidemark.store.base import ConstraintFailed, EventQuery, FeedRow, JournalRow, RowKey, RowTaken, Store, Transaction
 from tidemark.store.memory import MemoryStore
 from tidemark.store.migrate import migrate
+from tidemark.store.mysql import MysqlStore
 from tidemark.store.postgresql import PostgresStore
 from tidemark.store.sqlite import SqliteStore
 
@@ -291,5 +292,17 @@ def test_postgresql_agrees_with_the_dictionaries(postgres_server: PostgresServer
     def other() -> Store:
         empty(postgres_server, postgresql_url)
         return PostgresStore(postgresql_url, DECLARATION, now=now, chance=secrets.token_bytes)
+
+    _run(other, examples=10)
+
+
+@pytest.mark.timeout(300)
+def test_mariadb_agrees_with_the_dictionaries(mariadb_server: MariadbServer, mariadb_url: str) -> None:
+    """The same on MariaDB."""
+    migrate(mariadb_url, DECLARATION, None)
+
+    def other() -> Store:
+        empty(mariadb_server, mariadb_url)
+        return MysqlStore(mariadb_url, DECLARATION, now=now, chance=secrets.token_bytes)
 
     _run(other, examples=10)

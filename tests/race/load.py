@@ -21,6 +21,7 @@ from tests.conformance.declared import DECLARATION, complete
 from tests.conformance.stores import now
 from tests.conformance.writing import STAMP, at, read, saved, uuid
 from tidemark.store.base import FeedRow, RowImage, RowKey, Store, Transaction
+from tidemark.store.mysql import MysqlStore
 from tidemark.store.postgresql import PostgresStore
 from tidemark_protocol import digest
 
@@ -48,9 +49,10 @@ async def block(seconds: float) -> None:
     time.sleep(seconds)  # noqa: ASYNC251 - runs in the store's own thread
 
 
-def postgres(url: str, writers: int) -> Store:
-    """A store with a connection for each writer."""
-    return PostgresStore(url, DECLARATION, now=now, chance=secrets.token_bytes, writers=writers)
+def shared(url: str, writers: int) -> Store:
+    """A store that any number of processes may have open, with a connection for each writer."""
+    kind = PostgresStore if url.startswith("postgresql") else MysqlStore
+    return kind(url, DECLARATION, now=now, chance=secrets.token_bytes, writers=writers)
 
 
 async def write(store: Store, writers: int, commits: int, seed: int, pause: Pause) -> Versions:
@@ -124,7 +126,7 @@ class Reader:
 
 
 async def _main(url: str, writers: int, commits: int, seed: int) -> None:
-    store = postgres(url, writers)
+    store = shared(url, writers)
     await store.open()
     reader, end = Reader(store, seed), asyncio.Event()
     following = asyncio.ensure_future(reader.follow(end))

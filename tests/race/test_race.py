@@ -7,14 +7,16 @@ import json
 import secrets
 import sys
 from asyncio.subprocess import PIPE
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from tests.conformance.declared import DECLARATION
 from tests.conformance.stores import now
-from tests.race.load import SCOPES, Reader, Versions, block, postgres, suspend, write
-from tests.servers import PostgresServer
+from tests.race.load import SCOPES, Reader, Versions, block, shared, suspend, write
+from tests.servers import MariadbServer, PostgresServer
 from tidemark.store.base import Store
 from tidemark.store.migrate import migrate
 from tidemark.store.sqlite import SqliteStore
@@ -25,17 +27,39 @@ ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 SQLITE_COMMITS = 1_500
-POSTGRESQL_COMMITS = 10_200
-"""In each of two tests, so that more than 20,000 are made on the database that any number of processes share."""
+COMMITS = {"postgresql": 10_200, "mariadb": 1_500}
+"""In each of two tests, so that more than 20,000 are made on PostgreSQL."""
+
+
+class Racing(NamedTuple):
+    """Where a test writes, and how often."""
+
+    url: str
+    commits: int
 
 
 @pytest.fixture
-def racing_url(postgres_server: PostgresServer, postgresql_url: str) -> str:
+def racing_postgresql_url(postgres_server: PostgresServer, postgresql_url: str) -> str:
     """A database with the tables. What others see of a commit does not depend on its way to the disk: none waits."""
     name = postgresql_url.rpartition("/")[2]
     postgres_server.sql(f"ALTER DATABASE {name} SET synchronous_commit = off")
     migrate(postgresql_url, DECLARATION, None)
     return postgresql_url
+
+
+@pytest.fixture
+def racing_mariadb_url(mariadb_server: MariadbServer, mariadb_url: str) -> Iterator[str]:
+    """The same on MariaDB, where this is a setting of the server."""
+    migrate(mariadb_url, DECLARATION, None)
+    mariadb_server.sql("SET GLOBAL innodb_flush_log_at_trx_commit = 2")
+    yield mariadb_url
+    mariadb_server.sql("SET GLOBAL innodb_flush_log_at_trx_commit = 1")
+
+
+@pytest.fixture(params=["postgresql", "mariadb"])
+def racing(request: pytest.FixtureRequest) -> Racing:
+    """A database that any number of processes share, and how many commits are made on it in one test."""
+    return Racing(request.getfixturevalue(f"racing_{request.param}_url"), COMMITS[request.param])
 
 
 async def check(store: Store, committed: list[Versions], readers: list[Versions]) -> None:
@@ -65,25 +89,25 @@ async def test_one_process_on_sqlite(tmp_path: Path) -> None:
     await store.close()
 
 
-async def test_one_process_on_postgresql(racing_url: str) -> None:
+async def test_one_process_on_a_server(racing: Racing) -> None:
     """Eight writers and a reader in one process (I27)."""
-    store = postgres(racing_url, 8)
+    store = shared(racing.url, 8)
     await store.open()
     reader, end = Reader(store, 1), asyncio.Event()
     following = asyncio.ensure_future(reader.follow(end))
-    committed = await write(store, 8, POSTGRESQL_COMMITS, 1, suspend)
+    committed = await write(store, 8, racing.commits, 1, suspend)
     end.set()
     await following
     await check(store, [committed], [reader.seen])
     await store.close()
 
 
-async def test_two_processes_on_postgresql(racing_url: str) -> None:
+async def test_two_processes_on_a_server(racing: Racing) -> None:
     """Four writers and a reader in each of two processes; both readers see what both wrote (I27)."""
-    share = POSTGRESQL_COMMITS // 2
+    share = racing.commits // 2
     processes = [
         await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tests.race.load", racing_url, "4", str(share), str(seed)),
+            *(sys.executable, "-m", "tests.race.load", racing.url, "4", str(share), str(seed)),
             cwd=ROOT,
             stdin=PIPE,
             stdout=PIPE,
@@ -100,7 +124,7 @@ async def test_two_processes_on_postgresql(racing_url: str) -> None:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
-    store = postgres(racing_url, 1)
+    store = shared(racing.url, 1)
     await store.open()
     committed: list[Versions] = [_versions(outcome[0]) for outcome in outcomes]
     await check(store, committed, [_versions(outcome[1]) for outcome in outcomes])

@@ -27,9 +27,11 @@ from .base import (
     Unavailable,
 )
 from .entities import tables_of
+from .fit import mysql_faults
 from .mysql_pool import Again, Pool, Session
 from .mysql_sql import MysqlTable, any_of, behind
 from .mysql_transaction import MAKING, MysqlTransaction, feed_rows
+from .tables import Unfit
 
 T = TypeVar("T")
 
@@ -73,6 +75,9 @@ class MysqlStore:
         self._readers: Pool | None = None
 
     async def open(self) -> None:
+        faults = await mysql_faults(self._url, self._declaration)
+        if faults:
+            raise Unfit("; ".join(faults))
         self._writers = Pool(self._url, self._sizes["writers"], autocommit=False)
         self._readers = Pool(self._url, self._sizes["readers"], autocommit=True)
         self.epoch = await self._settle_epoch()
