@@ -394,18 +394,19 @@ class Tally:
 
     def __init__(self) -> None:
         self.began = time.perf_counter()
-        self.rows = self.failed = 0
+        self.rows = 0
         self.took: list[float] = []
+        self.undone: list[str] = []
 
     def line(self) -> str:
         """Rates and latencies in one line."""
         passed = time.perf_counter() - self.began
         took = sorted(self.took) or [0.0]
         p50, p99 = took[len(took) // 2], took[int(len(took) * 0.99)]
-        failed = f", {self.failed} undone" if self.failed else ""
+        undone = f", {len(self.undone)} undone ({self.undone[-1]})" if self.undone else ""
         return (
             f"{self.rows / passed:8,.0f} rows/s in {len(self.took) / passed:6,.0f} transactions/s,"
-            f" p50 {p50:.1f} ms, p99 {p99:.1f} ms, longest {took[-1]:.1f} ms{failed}"
+            f" p50 {p50:.1f} ms, p99 {p99:.1f} ms, longest {took[-1]:.1f} ms{undone}"
         )
 
 
@@ -417,8 +418,9 @@ async def work(database: Database, shop: Shop, rate: float, stop: asyncio.Event)
         began = time.perf_counter()
         try:
             await database.write(statements)
-        except Failed:
-            whole.failed, second.failed = whole.failed + 1, second.failed + 1
+        except Failed as why:
+            for tally in (whole, second):
+                tally.undone.append(str(why))
         else:
             for tally in (whole, second):
                 tally.rows += len(statements)
