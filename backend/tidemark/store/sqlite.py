@@ -43,9 +43,15 @@ T = TypeVar("T")
 FAULTY_WAL: Final = ((3, 7, 0), (3, 51, 2))
 _WRITER: Final = ("wal_autocheckpoint = 4000", "cache_size = -65536")
 """Pages of 4 KiB, and KiB: with the defaults, keys in no order cost twice as much."""
+_WRITE: Final = ("BEGIN IMMEDIATE",)
+_READ: Final = ("BEGIN", "SELECT 1 FROM sync_meta LIMIT 1")
+"""The first look takes the lock that the whole transaction reads under."""
+_PATIENCE: Final = 5.0
+"""Seconds that another program may stand in the way."""
+_LOOK_AGAIN: Final = 0.001
 _GAP: Final = 0.12
 """Seconds: more than the longest pause of another program that waits in SQLite's own way for its turn to write."""
-_STRETCH: Final = 1.0
+_STRETCH: Final = 0.5
 """Seconds of writing nearly without a pause after which others get their turn."""
 
 
@@ -230,7 +236,7 @@ class SqliteStore:
             )
         if not self.path.exists():
             raise Unfit(f"{self.path} does not exist: migrate first (--migrate)")
-        with sqlite_engine(str(self.path)).connect() as connection:
+        with sqlite_engine(str(self.path), "BEGIN").connect() as connection:
             found = faults(connection, self._declaration)
         if found:
             raise Unfit("; ".join(found))
@@ -254,7 +260,7 @@ class SqliteStore:
 
     def _connect(self, *pragmas: str) -> sqlite3.Connection:
         connection = sqlite3.connect(
-            self.path, timeout=5, isolation_level=None, check_same_thread=False, cached_statements=1000
+            self.path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=1000
         )
         for pragma in ("synchronous = FULL", "foreign_keys = ON", "recursive_triggers = ON", *pragmas):
             connection.execute(f"PRAGMA {pragma}")
@@ -273,7 +279,7 @@ class SqliteStore:
     def _settle_epoch(self, connection: sqlite3.Connection) -> str:
         """Keep the epoch while the file is the one it was drawn for, else draw another (SPEC 1)."""
         fingerprint = str(self.path.stat().st_ino)
-        with _transaction(connection):
+        with _transaction(connection, *_WRITE):
             held = dict(connection.execute("SELECT name, value FROM sync_meta WHERE name IN ('epoch', 'fingerprint')"))
             if held.get("fingerprint") != fingerprint:
                 held = {"epoch": sql.new_epoch(self._chance), "fingerprint": fingerprint}
@@ -287,7 +293,7 @@ class SqliteStore:
                 raise Unavailable("the store is not open")
             if self._captured:
                 self._turns.leave()
-            with translated(), _transaction(connection), self._turns.taken():
+            with translated(), _transaction(connection, *_WRITE), self._turns.taken():
                 return work(connection)
 
         return await self._in_thread(self._write_thread, hop)
@@ -296,7 +302,7 @@ class SqliteStore:
         def hop() -> T:
             connection = self._idle.get()
             try:
-                with translated(), _transaction(connection, "BEGIN"):
+                with translated(), _transaction(connection, *_READ):
                     return work(connection)
             finally:
                 self._idle.put(connection)
@@ -312,8 +318,8 @@ class SqliteStore:
 
 
 class Turns:
-    """Leaves other programs their turn to write. SQLite keeps no queue: who waits looks every 100 ms at last whether
-    the lock is free, and might never find it so.
+    """Leaves other programs their turn to write. SQLite keeps no queue: who waits looks ever more rarely, every 100 ms
+    at last, whether the lock is free, and might never find it so.
     """
 
     def __init__(self) -> None:
@@ -340,15 +346,35 @@ class Turns:
 
 
 @contextmanager
-def _transaction(connection: sqlite3.Connection, begin: str = "BEGIN IMMEDIATE") -> Iterator[None]:
-    connection.execute(begin)
+def _transaction(connection: sqlite3.Connection, *begin: str) -> Iterator[None]:
+    _patiently(connection, *begin)
     try:
         yield
-        connection.execute("COMMIT")
+        _patiently(connection, "COMMIT")
     except BaseException:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+
+
+def _patiently(connection: sqlite3.Connection, *statements: str) -> None:
+    """Execute statements once no other program is in the way.
+
+    SQLite would look for it ever more rarely, and never find a gap between the transactions of one that hurries.
+    """
+    given_up = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            for statement in statements:
+                connection.execute(statement).fetchall()
+        except sqlite3.OperationalError as busy:
+            if busy.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > given_up:
+                raise
+            if statements[0] != "COMMIT" and connection.in_transaction:
+                connection.execute("ROLLBACK")
+            time.sleep(_LOOK_AGAIN)
+        else:
+            return
 
 
 @contextmanager
