@@ -277,8 +277,10 @@ def test_each_stream_and_pull_has_its_number_s_shape(world: World) -> None:
         assert by_stream == {row: doc for row, doc in by_page.items() if row != note["row"]}
         new.apply(new.patch("tasks", tasks[0]["row"], scope=scope, title="live"))
         assert stream.change(tasks[0]["row"])["doc"]["name"] == "live"
+        new.apply(new.delete("tasks", tasks[1]["row"], scope=scope))
+        assert stream.change(tasks[1]["row"])["doc"] is None
     waited = old.pull({run["scope"]: run["watermark"] for run in page["scopes"]}, wait=5)
-    assert [change["doc"]["name"] for change in changes(waited["scopes"])] == ["live"]
+    assert [change["doc"] and change["doc"]["name"] for change in changes(waited["scopes"])] == ["live", None]
     replica = Replica()
     replica.pull(old)
     assert replica.docs(scope)["tasks", tasks[0]["row"]]["name"] == "live"

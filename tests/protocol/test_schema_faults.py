@@ -205,6 +205,8 @@ FAULTS = [
     (changed("3: {things: {rename: {kind: name}}}"), "changes.3.things.rename.kind", "still a field kind"),
     (changed("3: {things: {rename: {a: name, b: name}}}"), "changes.3.things.rename.b", "becomes name too"),
     (changed("3: {things: {remove: [kind]}}"), "changes.3.things.remove", "still a field kind"),
+    (changed("3: {things: {remove: [user_id]}}"), "changes.3.things.remove", "never was a field"),
+    (changed("3: {things: {rename: {created_at: name}}}"), "changes.3.things.rename.created_at", "never was a field"),
     (changed("3: {things: {remove: [a, a]}}"), "changes.3.things.remove[1]", "once"),
     (changed("3: {things: {values: {kind: {open: c}}}}"), "changes.3.things.values.kind.open", "one of a, b"),
     (changed("3: {things: {values: {kin: {open: a}}}}"), "changes.3.things.values.kin", "did you mean kind?"),

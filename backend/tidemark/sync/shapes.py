@@ -44,7 +44,7 @@ class Shapes:
         touched = False
         for change in found:
             translation = self._conversions.translation(change.entity, number)
-            if translation is not None and change.doc != _NULL:
+            if translation is not None and bytes(change.doc) != _NULL:
                 change.doc = Raw(_encoder.encode(_older(translation, _doc.decode(change.doc))))
                 touched = True
         return _encoder.encode(found)[1:-1] if touched else changes

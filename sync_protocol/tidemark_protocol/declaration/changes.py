@@ -95,10 +95,10 @@ def _fields_before(conversion: Conversion, after: set[str], path: str, faults: F
 
 def _check_reserved(conversion: Conversion, entity: Entity, path: str, faults: Faults) -> None:
     """Old names beside the key and the times, which stand in every document."""
-    for option, names in (("rename", conversion.rename), ("remove", conversion.remove)):
-        for old in names:
-            if old in entity.read_only:
-                faults.note(f"{path}.{option}", f"{old} is the key, the scope column or a time, and never was a field")
+    old = {f"{path}.rename.{name}": name for name in conversion.rename}
+    for at, name in (*old.items(), *((f"{path}.remove", name) for name in conversion.remove)):
+        if name in entity.read_only:
+            faults.note(at, f"{name} is the key, the scope column or a time, and never was a field")
 
 
 def _check_values(conversion: Conversion, entity: Entity, touched: set[str], path: str, faults: Faults) -> None:
