@@ -133,9 +133,7 @@ def examine(order: Order) -> Report:
         asyncio.run(_compare(order, report))
         report.findings += _digests(order)
     except Unavailable as away:
-        report.findings.append(
-            Finding("unavailable", "fault", f"the database cannot be read: {away}", "see whether it runs and is free")
-        )
+        report.findings.append(_away(order, str(away)))
     except Unfit as why:
         report.findings.append(Finding("unfit", "fault", f"{why}", "mend what it says, then look again"))
     return report
@@ -153,6 +151,13 @@ def _cheap(order: Order, connection: Any) -> list[Finding]:
         *(_trigger(problem) for problem in triggers.problems(connection, order.declaration)),
         *(_unreported(name) for name in triggers.unreported(connection, order.declaration)),
     ]
+
+
+def _away(order: Order, why: str) -> Finding:
+    if plugin.is_sqlite(order.settings) and "locked" in why:
+        message = "another program has had the file's lock for seconds, and keeps everyone from writing"
+        return Finding("long_transaction", "fault", message, "end its transaction: SQLite has one writer at a time")
+    return Finding("unavailable", "fault", f"the database cannot be read: {why}", "see whether it runs and is free")
 
 
 def _not_migrated(why: str) -> Finding:
@@ -199,6 +204,8 @@ def _digests(order: Order) -> Iterator[Finding]:
 async def _compare(order: Order, report: Report) -> None:
     """Hold tables against the feed."""
     async with opened(order.settings, order.declaration, draining=order.repair) as work:
+        if order.repair:
+            await drained(work, order.url, lambda _: None)
         sweep = Sweep(work.store, order.declaration, order.settings.max_doc)
         with progress() as bars:
             for entity in order.declaration.entities.values():

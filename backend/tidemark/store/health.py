@@ -30,6 +30,8 @@ _NAMED: Final = 10
 """Scopes named in one finding at most."""
 _NO_HOUSEKEEPING: Final = 24 * 60 * 60 * 1_000
 """Milliseconds behind a lease's end from which nobody seems to keep house any more."""
+_RESTART: Final = 10 * 60 * 1_000
+"""Milliseconds for which nobody is missed: a service may just be restarted."""
 _CLOCK_APART: Final = 1_000
 
 
@@ -235,14 +237,14 @@ def _leases(connection: Connection) -> Iterator[Finding]:
     held = connection.execute(sa.select(_META.c.name, _META.c.value).where(_META.c.name.startswith("lease:")))
     for name, value in held:
         until = msgspec.json.decode(value)["until"]
-        if until >= now:
+        if now - until < _RESTART:
             continue
         since = datetime.fromtimestamp(until / 1_000, UTC)
         yield Finding(
             "lease_expired",
             "warning" if now - until > _NO_HOUSEKEEPING else "note",
             f"no process has done {name.partition(':')[2]} since {since:%F %T} UTC",
-            "no service seems to run on this database: start it, or wait a moment if it has just started",
+            "no service seems to run on this database: start it",
         )
 
 

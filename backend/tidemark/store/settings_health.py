@@ -33,7 +33,7 @@ def look(connection: Connection, declaration: Declaration, limits: Limits) -> li
 
 def _postgresql(connection: Connection, _declaration: Declaration, limits: Limits) -> Iterator[Finding]:
     settings = connection.exec_driver_sql("SELECT name, setting FROM pg_catalog.pg_settings")
-    held: dict[str, str] = dict(settings.tuples().all())
+    held: dict[str, str] = dict(settings.all())
     version = int(held["server_version_num"])
     if version < 120_000:
         yield _old("PostgreSQL", held["server_version"], "12")
@@ -145,7 +145,7 @@ def _postgresql_tables(connection: Connection) -> Iterator[Finding]:
 
 
 def _mysql(connection: Connection, declaration: Declaration, limits: Limits) -> Iterator[Finding]:
-    held = {name.lower(): value for name, value in connection.exec_driver_sql("SHOW GLOBAL VARIABLES").tuples().all()}
+    held = {name.lower(): value for name, value in connection.exec_driver_sql("SHOW GLOBAL VARIABLES").all()}
     version = held["version"]
     maria = "mariadb" in version.lower()
     number = tuple(int(part) for part in version.partition("-")[0].split(".")[:2])
@@ -191,7 +191,7 @@ def _mysql_tables(connection: Connection, declaration: Declaration) -> Iterator[
     }
     engines = connection.exec_driver_sql(
         "SELECT table_name, engine FROM information_schema.tables WHERE table_schema = DATABASE()"
-    ).tuples()
+    )
     for table, engine in engines.all():
         if table in named and engine != "InnoDB":
             yield Finding(
@@ -203,7 +203,7 @@ def _mysql_tables(connection: Connection, declaration: Declaration) -> Iterator[
     columns = connection.exec_driver_sql(
         "SELECT table_name, column_name, collation_name FROM information_schema.columns "
         "WHERE table_schema = DATABASE() AND collation_name IS NOT NULL"
-    ).tuples()
+    )
     for table, column, collation in columns.all():
         if column in named.get(table, ()) and not collation.endswith("bin"):
             yield Finding(
@@ -238,7 +238,7 @@ def _sqlite(connection: Connection, declaration: Declaration, _limits: Limits) -
             "use SQLite 3.51.3 or later in every program that writes the file; until then, start the service while "
             "nothing else has it open, so that another journal is used",
         )
-    path = Path(sqlite_path(str(connection.exec_driver_sql("PRAGMA database_list").tuples().all()[0][2])))
+    path = Path(sqlite_path(str(connection.exec_driver_sql("PRAGMA database_list").all()[0][2])))
     kind = _filesystem(path)
     if kind in _NETWORK:
         yield Finding(

@@ -1,0 +1,198 @@
+"""Another program's shop: its table, made and written in plain SQL, and the command line held against it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from click.testing import CliRunner, Result
+
+from tidemark.cli import main
+from tidemark.plugin import make_engine, make_store, read_declaration
+from tidemark.settings import Settings, variable
+from tidemark.store.base import Store
+from tidemark.store.migrate import beside
+from tidemark.sync.access import Principal
+from tidemark_protocol import clock
+from tidemark_protocol.messages import Mutation
+
+SCHEMA: Final = """
+schema: 1
+scopes:
+  workspace:
+    roles: {viewer: read, editor: write, owner: manage}
+entities:
+  orders:
+    table: shop_orders
+    key: {column: order_key, type: text}
+    scope: {kind: workspace, column: tenant_id}
+    capture: true
+    fields:
+      customer: {type: text, max: 40}
+      total: {type: decimal, precision: 15, scale: 2, default: "0.00"}
+  notes:
+    scope: user
+    fields:
+      title: {type: text, max: 100, default: ""}
+"""
+_LATIN: Final = {"mariadb": " CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"}
+
+
+ADA: Final = Principal("ada", "user:ada", False, 2**40)
+
+
+def kind_of(url: str) -> str:
+    """sqlite, postgresql or mariadb."""
+    return url.partition(":")[0]
+
+
+def sql(url: str, statement: str, *values: Any) -> list[Any]:
+    """Run one statement as another program would; the rows it gives."""
+
+    def work(connection: Any) -> list[Any]:
+        result = connection.exec_driver_sql(statement, values) if values else connection.exec_driver_sql(statement)
+        return [tuple(row) for row in result] if result.returns_rows else []
+
+    return beside(url, work, reading=False)
+
+
+class Shop:
+    """A database with the shop's table and `rows` orders in seven scopes, and the command line on it."""
+
+    def __init__(self, url: str, folder: Path, rows: int = 0, schema: str = SCHEMA) -> None:
+        self.url = url
+        self.kind = kind_of(url)
+        self.schema = folder / "schema.yaml"
+        self.declare(schema)
+        text = f"VARCHAR(190){_LATIN.get(self.kind, '')}"
+        if self.kind == "sqlite":
+            Path(url.removeprefix("sqlite:///")).touch()
+        self.sql(
+            f"CREATE TABLE shop_orders (order_key {text} PRIMARY KEY, tenant_id {text} NOT NULL, "
+            f"customer {text} NOT NULL, total {'TEXT' if self.kind == 'sqlite' else 'NUMERIC(15, 2)'} NOT NULL, "
+            f"remark {text} DEFAULT '')"
+        )
+        self.fill(0, rows)
+
+    def declare(self, schema: str) -> None:
+        """Write the declaration."""
+        self.schema.write_text(schema)
+
+    def fill(self, start: int, end: int) -> None:
+        """Insert the orders of these numbers."""
+        for begin in range(start, end, 500):
+            values = ", ".join(
+                f"('o{n}', 't{n % 7}', 'c{n % 100}', '{n}.50', '')" for n in range(begin, min(begin + 500, end))
+            )
+            self.sql(f"INSERT INTO shop_orders VALUES {values}")
+
+    def sql(self, statement: str, *values: Any) -> list[Any]:
+        """Run one statement as another program would."""
+        return sql(self.url, statement, *values)
+
+    def run(self, *arguments: str, **environ: str) -> Result:
+        """The command line on this database."""
+        env = {variable(name): value for name, value in environ.items()}
+        given = {variable("schema"): str(self.schema), variable("database_url"): self.url}
+        return CliRunner().invoke(main, arguments, env=given | env)
+
+    def prepared(self) -> Shop:
+        """Migrated, and its rows taken."""
+        for command in ("migrate", "adopt"):
+            done = self.run(command)
+            assert done.exit_code == 0, done.output
+        return self
+
+    def doctor(self, *arguments: str, **environ: str) -> Diagnosis:
+        """What `tidemark doctor` finds."""
+        done = self.run("doctor", "--json", *arguments, **environ)
+        try:
+            return Diagnosis(done.exit_code, msgspec.json.decode(done.stdout))
+        except msgspec.DecodeError:
+            raise AssertionError(done.output) from done.exception
+
+    @contextmanager
+    def unwatched(self) -> Iterator[None]:
+        """No trigger reports what is written meanwhile."""
+        self.silence()
+        yield
+        if self.kind == "postgresql":
+            self.sql("ALTER TABLE shop_orders ENABLE TRIGGER ALL")
+        else:
+            done = self.run("migrate")
+            assert done.exit_code == 0, done.output
+            self.sql("DELETE FROM sync_inbox")
+
+    def silence(self) -> None:
+        """Switch the triggers off, where that can be done, else drop them."""
+        if self.kind == "postgresql":
+            self.sql("ALTER TABLE shop_orders DISABLE TRIGGER ALL")
+            return
+        for name in self.triggers():
+            self.sql(f"DROP TRIGGER {name}")
+
+    def triggers(self) -> list[str]:
+        """The names of the triggers on the shop's table."""
+        query = {
+            "sqlite": "SELECT name FROM sqlite_master WHERE type = 'trigger' AND tbl_name = 'shop_orders'",
+            "postgresql": "SELECT tgname FROM pg_trigger WHERE tgrelid = 'shop_orders'::regclass AND NOT tgisinternal",
+            "mariadb": "SELECT trigger_name FROM information_schema.triggers "
+            "WHERE trigger_schema = DATABASE() AND event_object_table = 'shop_orders'",
+        }
+        return [str(name) for (name,) in self.sql(query[self.kind])]
+
+    def feed(self, entity: str = "orders") -> dict[str, dict[str, Any]]:
+        """The live documents of an entity by row."""
+        found = self.sql(f"SELECT \"row\", doc FROM sync_feed WHERE entity = '{entity}' AND NOT deleted")
+        return {str(row): msgspec.json.decode(doc) for row, doc in found}
+
+    def table(self) -> dict[str, str]:
+        """The customers of the shop's table by order."""
+        return dict(self.sql("SELECT order_key, customer FROM shop_orders"))
+
+    def write_notes(self, count: int) -> None:
+        """Have a client write that many notes."""
+        asyncio.run(self._write_notes(count))
+
+    async def _write_notes(self, count: int) -> None:
+        settings = Settings(schema=str(self.schema), database_url=self.url)
+        declaration = read_declaration(settings)
+        store: Store = make_store(settings, declaration)
+        engine = make_engine(settings, declaration, store)
+        await engine.start()
+        try:
+            for number in range(count):
+                at = clock.reading(time.time_ns() // 1_000_000, number, "00000000000000aa")
+                put = Mutation(number + 1, "put", "notes", note(number), at, fields={"title": f"note {number}"})
+                answer = await engine.push(ADA, "6f9619ff-8b86-4d01-b42d-00cf4fc964ff", 1, [put])
+                assert answer.results[0].status == "applied", answer
+        finally:
+            await engine.stop()
+
+
+class Diagnosis:
+    """What `tidemark doctor --json` said."""
+
+    def __init__(self, code: int, report: dict[str, Any]) -> None:
+        self.code = code
+        self.entities = report["entities"]
+        self.findings: dict[str, dict[str, Any]] = {finding["code"]: finding for finding in report["findings"]}
+
+    def __contains__(self, code: str) -> bool:
+        return code in self.findings
+
+    def __getitem__(self, code: str) -> dict[str, Any]:
+        return self.findings[code]
+
+    def __repr__(self) -> str:
+        return f"{self.code}: {self.findings}"
+
+
+def note(number: int) -> str:
+    """The key of that note."""
+    return f"00000000-0000-4000-8000-{number:012d}"
