@@ -14,7 +14,7 @@ def before(fields: Mapping[str, Any] | None, op: str, overwrote: Mapping[str, An
     """The visible fields before an applied write; None: no row was to be seen.
 
     `fields` are those after it: None or, where known, the values in the tombstone, while the row is deleted. A put or
-    delete that overwrote nothing met no visible row.
+    delete that overwrote nothing met no visible row (or, a put, one all of whose fields later writes kept).
     """
     if op != "patch":
         return {**(fields or {}), **overwrote} if overwrote else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from tests.cli.devices import SCOPE, Tide, grant
 from tests.properties.histories import arrivals
 from tests.servers import TidemarkServer
 from tidemark_cli.errors import TideError
-from tidemark_cli.restore import Journal, chosen, losses, millis_of
+from tidemark_cli.restore import Journal, chosen, declared, losses, millis_of
 from tidemark_protocol import clock
 from tidemark_protocol.merge import RowState, Write, apply, same_value
 from tidemark_protocol.schema import parse
@@ -121,6 +122,13 @@ def test_what_the_journal_does_not_know_is_said() -> None:
         journal(None, event(1, "delete", overwrote={"name": "a"})).latest(["name"])
 
 
+def test_what_is_no_longer_declared_is_left_out() -> None:
+    """Fields of an older declaration are named apart; where nothing else is left, nothing is written."""
+    assert declared(ENTITY, {"name": "a", "number": 1, "tags/x": 1}) == ({"name": "a"}, ["number", "tags"])
+    with pytest.raises(TideError, match="no longer declared"):
+        declared(ENTITY, {"number": 1})
+
+
 def test_times_are_read() -> None:
     """With their zone, or as this machine's; another text is refused."""
     assert millis_of("2027-01-15T08:00:00Z") == START
@@ -133,14 +141,21 @@ def test_times_are_read() -> None:
 # ── on a real service ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.fixture
-def ann(tmp_path: Path, database_url: str) -> Iterator[Tide]:
-    """A device of ann's, who may edit a workspace."""
-    schema = tmp_path / "schema.yaml"
-    schema.write_text(SCHEMA)
-    with TidemarkServer(schema, database_url) as server:
+@contextmanager
+def device_of_ann(folder: Path, database_url: str) -> Iterator[Tide]:
+    """A device of ann's, who may edit a workspace, and its service."""
+    file = folder / "schema.yaml"
+    file.write_text(SCHEMA)
+    with TidemarkServer(file, database_url) as server:
         grant(server, "ann", "editor")
-        yield Tide(server, tmp_path / "ann", "ann")
+        yield Tide(server, folder / "ann", "ann")
+
+
+@pytest.fixture
+def ann(tmp_path: Path) -> Iterator[Tide]:
+    """A device of ann's on SQLite: to a client all databases are alike."""
+    with device_of_ann(tmp_path, f"sqlite:///{tmp_path / 'tidemark.db'}") as device:
+        yield device
 
 
 def shown(device: Tide, *wanted: str) -> list[Any]:
@@ -176,19 +191,20 @@ def test_values_come_back_in_the_ways_one_can_ask(ann: Tide) -> None:
     assert "not there then" in _refused(ann, "--before", put["time"])
 
 
-def test_a_deleted_row_comes_back_whole(ann: Tide) -> None:
-    """With every value it had, as a put, on this device and on one that never saw it; a row in a scope too."""
-    ann.run("put", "notes", KEY, "title=a", "body=long", "count=1", "labels/x=1")
-    ann.run("put", "tags", "red", "color=red", "--scope", SCOPE)
-    ann.run("sync")
-    ann.run("rm", "notes", KEY)
-    ann.run("rm", "tags", "red")
-    ann.run("sync")
-    assert ann.json("restore", "notes", KEY)["written"]["op"] == "put"
-    assert shown(ann, "title", "body", "count", "labels") == ["a", "long", 1, {"x": 1}]
-    ann.run("restore", "tags", "red")
-    assert ann.json("get", "tags", "red")["color"] == "red"
-    assert ann.json("sync")["pushed"]["applied"] == 2
+def test_a_deleted_row_comes_back_whole(tmp_path: Path, database_url: str) -> None:
+    """With every value it had, as a put; a row in a shared scope too, which the journal names."""
+    with device_of_ann(tmp_path, database_url) as ann:
+        ann.run("put", "notes", KEY, "title=a", "body=long", "count=1", "labels/x=1")
+        ann.run("put", "tags", "red", "color=red", "--scope", SCOPE)
+        ann.run("sync")
+        ann.run("rm", "notes", KEY)
+        ann.run("rm", "tags", "red")
+        ann.run("sync")
+        assert ann.json("restore", "notes", KEY)["written"]["op"] == "put"
+        assert shown(ann, "title", "body", "count", "labels") == ["a", "long", 1, {"x": 1}]
+        ann.run("restore", "tags", "red")
+        assert ann.json("get", "tags", "red")["color"] == "red"
+        assert ann.json("sync")["pushed"]["applied"] == 2
 
 
 def test_an_edit_that_came_too_late_is_made_again(ann: Tide, tmp_path: Path) -> None:

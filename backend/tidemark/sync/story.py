@@ -38,7 +38,8 @@ class Chapter(Struct, frozen=True):
 
     `arrived` is the service's time, `written` the time of the writer's clock (None where the write bore no reading).
     `set` maps each path it took to the value, `unknown` are those whose value nothing tells any more; `wanted` is what
-    a superseded or rejected write carried; `lost` says for each path ("" the row) which later write won.
+    a superseded or rejected write carried, named as under the number `schema`; `lost` says for each path ("" the row)
+    which later write won.
     """
 
     id: str
@@ -57,6 +58,7 @@ class Chapter(Struct, frozen=True):
     wanted: Any
     lost: Mapping[str, Author]
     reason: str | None
+    schema: int | None
     error: Mapping[str, str | None] | None
 
 
@@ -218,6 +220,7 @@ def _chapter(one: Recorded, values: Mapping[str, Any], authors: Mapping[str, Aut
         wanted=event.values,
         lost={path: _known(authors, at) for path, at in (event.won or {}).items()},
         reason=event.reason,
+        schema=event.schema,
         error=None if event.code is None else {"code": event.code, "message": event.message, "field": event.field},
     )
 

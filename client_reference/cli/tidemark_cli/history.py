@@ -72,7 +72,7 @@ def _story(
 def _did(event: Mapping[str, Any], later: Sequence[Mapping[str, Any]], document: Document | None) -> str:
     """What a write set: told by itself if it lost, else what a later write overwrote, else the row's present value."""
     if event["op"] == "delete":
-        return "deleted it"
+        return "deleted it" if event.get("by") != "cascade" else "deleted what it belonged to, and it with that"
     values = event.get("values")
     if isinstance(values, dict):
         return "wanted " + ", ".join(f"{path} = {_shown(value)}" for path, value in values.items())

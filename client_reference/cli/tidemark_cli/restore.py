@@ -158,6 +158,15 @@ def chosen(values: Mapping[str, Any], path: str) -> Values:
     return {path: value_at(values, path)} if field in values else {}
 
 
+def declared(entity: Entity, values: Mapping[str, Any]) -> tuple[Values, list[str]]:
+    """The values of fields that are declared, and the names of the others; the journal names fields as they were."""
+    others = sorted({split(path)[0] for path in values} - entity.fields.keys())
+    kept = {path: value for path, value in values.items() if split(path)[0] in entity.fields}
+    if others and not kept:
+        raise TideError(f"{', '.join(others)}: no longer declared. Nothing was changed.")
+    return kept, others
+
+
 def laid(fields: Mapping[str, Any], values: Mapping[str, Any]) -> Values:
     """Fields with values (path → value) on top."""
     for path, value in values.items():

@@ -13,7 +13,7 @@ from tidemark_cli.app import App, entity_argument, json_option, pass_app, scope_
 from tidemark_cli.errors import TideError
 from tidemark_cli.peer import Document
 from tidemark_cli.render import describe, show_rows, table
-from tidemark_cli.restore import Event, Journal, Values, laid, losses, millis_of
+from tidemark_cli.restore import Event, Journal, Values, declared, laid, losses, millis_of
 from tidemark_cli.values import find_field, to_text
 from tidemark_cli.writes import Writer, Written
 from tidemark_protocol.merge import split
@@ -62,10 +62,9 @@ def restore(
         return
     document = app.peer.visible(found, scope=where, row=row).get((where, row))
     values, notes = _values(Journal(found, row, document, events), wanted, there=document is not None)
-    undeclared = sorted({split(path)[0] for path in values} - found.fields.keys())
+    values, undeclared = declared(found, values)
     if undeclared:
         notes.append(f"No longer declared, and left out: {', '.join(undeclared)}.")
-        values = {path: value for path, value in values.items() if split(path)[0] in found.fields}
     if document is None:
         values = laid({}, values)
         notes += [
