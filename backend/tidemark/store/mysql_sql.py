@@ -170,7 +170,10 @@ ENTRY: Final = "SELECT id, entity, identity, captured_at, who FROM sync_inbox"
 REPORT: Final = "INSERT INTO sync_inbox (entity, identity, captured_at, who) VALUES (%s, %s, %s, %s)"
 WHO: Final = "SELECT USER()"
 BACKLOG: Final = "SELECT COUNT(*), MIN(captured_at) FROM sync_inbox"
-DRAINED: Final = "DELETE FROM sync_inbox WHERE id IN %s"
+# By their numbers, one by one: a scan would wait for entries that other programs have not committed.
+DRAINED: Final = """
+    DELETE i FROM JSON_TABLE(%s, '$[*]' COLUMNS (id BIGINT PATH '$')) AS v
+    STRAIGHT_JOIN sync_inbox AS i ON i.id = v.id"""
 META: Final = f"SELECT name, value FROM sync_meta {_FIRST} WHERE name IN %s ORDER BY name FOR UPDATE"
 META_FREE: Final = f"SELECT name FROM sync_meta {_FIRST} WHERE name IN %s ORDER BY name FOR UPDATE SKIP LOCKED"
 META_KEEP: Final = "INSERT INTO sync_meta (name, value) VALUES (%s, %s) ON DUPLICATE KEY UPDATE name = sync_meta.name"

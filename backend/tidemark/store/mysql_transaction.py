@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Collection, Iterable, Sequence
 from hashlib import blake2b
 from typing import Any, Final, TypeVar
 
+from msgspec import json
 from msgspec.structs import astuple
 
 from . import mysql_sql as statements
@@ -145,7 +146,7 @@ class MysqlTransaction:
 
     async def _save(self, saved: Saved) -> None:
         if saved.drained:
-            await self._execute(statements.DRAINED, tuple(saved.drained))
+            await self._execute(statements.DRAINED, json.encode(saved.drained).decode())
         await self._insert(statements.feed_upsert(self._session.mariadb), [astuple(row) for row in saved.feed])
         await self._insert(
             statements.JOURNAL,
