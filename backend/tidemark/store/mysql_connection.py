@@ -33,6 +33,7 @@ _SETTINGS: Final = (
     f"sql_mode = '{SQL_MODE}'",
     "time_zone = '+00:00'",
     "sql_notes = 0",
+    "max_error_count = 0",  # the driver would fetch and log each warning: strict, there are none but of names
     f"innodb_lock_wait_timeout = {_LOCK_PATIENCE}",
 )
 _SESSION: Final = (f"SET SESSION {', '.join(_SETTINGS)}", "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
