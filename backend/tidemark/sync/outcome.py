@@ -51,7 +51,8 @@ def outcome_of(settlement: Settlement, results: list[list[Result]]) -> Outcome:
             there = settlement.differences.in_table(key)
             if state.visible and (there is None or key in swapped or not merge.same_value(there, state.fields)):
                 images.append(feed.image(key, state, new=there is None or key in swapped))
-            elif there is not None and not state.visible:
+            elif there and not state.visible:
+                # A row that the feed cannot hold is another program's alone: it stays.
                 gone.append(key)
         elif state.visible and (moved or key in swapped):
             images.append(feed.image(key, state, new=not was_live or key in swapped))
