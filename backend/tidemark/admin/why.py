@@ -140,11 +140,14 @@ def _what(write: Chapter) -> Text:
 
 def _did(write: Chapter) -> str:
     if write.op == "delete":
-        return "delete" if write.outcome == "applied" else "wanted to delete it"
+        return "deleted the row" if write.outcome == "applied" else "wanted to delete it"
     verb = {"put": "put the row", "patch": "set"}.get(write.op, write.op)
     if write.outcome != "applied":
-        wanted = _values(write.wanted) if isinstance(write.wanted, dict) else _value(write.wanted)
-        return f"wanted to {verb}" + (f": {wanted}" if wanted else "")
+        if write.wanted is None:
+            return f"wanted to {verb}"
+        return f"wanted to {verb}: " + (
+            _values(write.wanted) if isinstance(write.wanted, dict) else _value(write.wanted)
+        )
     gone = [f"{path} (its value is not known any more)" for path in write.unknown]
     lost = f"; wanted {_values(write.wanted)}" if isinstance(write.wanted, dict) else ""
     return f"{verb}: " + ", ".join(filter(None, [_values(write.set), *gone])) + lost
