@@ -38,6 +38,8 @@ EAST = timezone(timedelta(hours=5, minutes=30))
         ("decimal", Decimal("1E+2"), "100.00"),
         ("decimal", Decimal("-0.00"), "0.00"),
         ("decimal", 12.1, "12.10"),
+        ("decimal", 0.1 + 0.2, "0.30"),
+        ("decimal", 9_999_999_999_999.99, "9999999999999.99"),
         ("decimal", 12, "12.00"),
         ("decimal", "12.5", "12.50"),
         ("boolean", 0, False),

@@ -1,7 +1,8 @@
 """Canonical values from what drivers give for columns (SPEC 10).
 
 What has no canonical form is handed on for a validator to refuse: as the text that the database gives, or as bytes
-where there is no text, or none that could be told from a value of JSON. Nothing is rounded.
+where there is no text, or none that could be told from a value of JSON. Nothing is rounded, but for what is beyond the
+15 digits that a decimal keeps in a binary fraction, as SQLite stores it.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ def _number(_: Field, value: Any) -> Any:
 def _decimal(field: Field, value: Any) -> Any:
     if isinstance(value, str) and _DECIMAL.fullmatch(value) is None:
         return value
-    text = f"{Decimal(str(value)):f}"
+    # Arithmetic in SQL leaves 0.30000000000000004, which SQLite itself shows as 0.3.
+    text = f"{Decimal(f'{value:.15g}' if isinstance(value, float) else str(value)):f}"
     whole, _, fraction = text.partition(".")
     fraction, scale = fraction.rstrip("0"), field.scale or 0
     if len(fraction) > scale:
