@@ -371,3 +371,28 @@ def test_memory_is_no_file() -> None:
     """A SQLite database that is not a file would lose everything, and is refused."""
     with pytest.raises(Unfit, match="needs a file"):
         store_at("sqlite://")
+
+
+async def test_a_deadlock_is_run_again(mariadb_url: str) -> None:
+    """Of two transactions that wait for each other one is ended by MariaDB, and begun again by the store."""
+    await prepared(mariadb_url)
+    first_rows = asyncio.Barrier(2)
+
+    def giving(*users: str) -> Callable[[Transaction], Awaitable[int]]:
+        runs = 0
+
+        async def body(transaction: Transaction) -> int:
+            nonlocal runs
+            runs += 1
+            await transaction.set_role(W, users[0], "owner")
+            if runs == 1:
+                await first_rows.wait()
+            await transaction.set_role(W, users[1], "owner")
+            return runs
+
+        return body
+
+    async with opened(mariadb_url) as store:
+        runs = await asyncio.gather(store.transact(giving("ada", "bob")), store.transact(giving("bob", "ada")))
+        assert sorted(runs) == [1, 2]
+        assert await store.members(W) == {"ada": "owner", "bob": "owner"}

@@ -230,7 +230,7 @@ class MysqlStore:
         async with _open(self._writers).session() as session:
             try:
                 result = await work(session)
-                await session.execute("COMMIT")
+                await session.commit()
             except BaseException:
                 await session.rollback()
                 raise
@@ -268,7 +268,10 @@ class MysqlStore:
                 return drawn
             return str(held["epoch"])
 
-        await self._write(lambda session: session.insert(statements.META_KEEP, [(name, "") for name in MAKING]))
+        held = {name for (name,) in await self._fetch(statements.META_HELD, MAKING)}
+        await self._write(
+            lambda session: session.insert(statements.META_KEEP, [(name, "") for name in MAKING if name not in held])
+        )
         return await self._write(work)
 
     async def _fingerprint(self) -> str:

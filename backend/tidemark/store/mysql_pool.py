@@ -29,7 +29,7 @@ _MARIADB: Final = (
     "in_predicate_conversion_threshold = 0",  # long lists are looked up by the index, never joined
 )
 _MYSQL: Final = ("max_execution_time = 30000",)
-_LOCK_PATIENCE: Final = 3
+LOCK_PATIENCE: Final = 3
 """Seconds for one lock of a row."""
 _CLIENT_PATIENCE: Final = 40.0
 """Seconds for one statement: more than the server's own limit, for a server that went away without a word."""
@@ -68,6 +68,7 @@ class Session:
     def __init__(self, connection: asyncmy.Connection) -> None:
         self._connection = connection
         self._whole = True
+        self._patience = 0
         self.mariadb = "MariaDB" in connection.get_server_info()
 
     @property
@@ -109,15 +110,22 @@ class Session:
                         count += cursor.rowcount
         return count
 
-    async def patience(self, seconds: int = _LOCK_PATIENCE) -> None:
-        """Wait no longer for a lock from now on."""
-        await self.execute("SET innodb_lock_wait_timeout = %s", seconds)
+    async def wait_at_most(self, seconds: int = LOCK_PATIENCE) -> None:
+        """Set how long a statement waits for a lock; a rollback sets it back."""
+        if seconds != self._patience:
+            await self.execute("SET innodb_lock_wait_timeout = %s", seconds)
+            self._patience = seconds
+
+    async def commit(self) -> None:
+        """End the transaction."""
+        await self.execute("COMMIT")
 
     async def rollback(self) -> None:
         """End the transaction without effect; a connection that is not whole does so by being closed."""
         if self.whole:
             with suppress(Unavailable):
                 await self.execute("ROLLBACK")
+                await self.wait_at_most()
 
     async def close(self) -> None:
         """Say goodbye where somebody listens."""
@@ -159,6 +167,7 @@ class Pool:
         self._autocommit = autocommit
         self._free = asyncio.Semaphore(size)
         self._idle: list[Session] = []
+        self._closed = False
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Session]:
@@ -171,7 +180,7 @@ class Pool:
             try:
                 yield session
             finally:
-                if session.whole:
+                if session.whole and not self._closed:
                     self._idle.append(session)
                 else:
                     session.drop()
@@ -179,7 +188,8 @@ class Pool:
             self._free.release()
 
     async def close(self) -> None:
-        """Close the connections that are not in use."""
+        """Close the connections that are not in use, and the others when they come back."""
+        self._closed = True
         while self._idle:
             await self._idle.pop().close()
 
@@ -207,7 +217,7 @@ async def connect(url: str, *, autocommit: bool) -> Session:
         settings = (*_SESSION, *(_MARIADB if session.mariadb else _MYSQL), f"autocommit = {int(autocommit)}")
         await session.execute(f"SET {', '.join(settings)}")
         await session.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
-        await session.patience()
+        await session.wait_at_most()
     except BaseException:
         session.drop()
         raise

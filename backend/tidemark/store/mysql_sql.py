@@ -175,6 +175,7 @@ DRAINED: Final = """
     DELETE i FROM JSON_TABLE(%s, '$[*]' COLUMNS (id BIGINT PATH '$')) AS v
     STRAIGHT_JOIN sync_inbox AS i ON i.id = v.id"""
 META: Final = f"SELECT name, value FROM sync_meta {_FIRST} WHERE name IN %s ORDER BY name FOR UPDATE"
+META_HELD: Final = "SELECT name FROM sync_meta WHERE name IN %s"
 META_FREE: Final = f"SELECT name FROM sync_meta {_FIRST} WHERE name IN %s ORDER BY name FOR UPDATE SKIP LOCKED"
 META_KEEP: Final = "INSERT INTO sync_meta (name, value) VALUES (%s, %s) ON DUPLICATE KEY UPDATE name = sync_meta.name"
 META_SET: Final = "UPDATE sync_meta SET value = %s WHERE name = %s"

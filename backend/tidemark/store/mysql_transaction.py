@@ -31,7 +31,7 @@ from .mysql_sql import MysqlTable, any_of
 
 T = TypeVar("T")
 
-MAKING: Final = [f"making:{number:02x}" for number in range(256)]
+MAKING: Final = tuple(f"making:{number:02x}" for number in range(256))
 """Names in `sync_meta`: whoever makes a scope locks the one that its name falls on, so that nobody waits for a scope
 that is not committed yet.
 """
@@ -130,7 +130,7 @@ class MysqlTransaction:
         images = images_by_entity(saved.images)
         captured = any(self._tables[entity].table.entity.capture for entity in (*removed, *images))
         if captured:
-            await self._watched(self._session.patience(_BRIEFLY))
+            await self._watched(self._session.wait_at_most(_BRIEFLY))
         try:
             for entity, keys in removed.items():
                 table = self._tables[entity]
@@ -141,7 +141,7 @@ class MysqlTransaction:
             self.failure = Held(str(waited)) if captured else waited
             raise self.failure from waited
         if captured:
-            await self._watched(self._session.patience())
+            await self._watched(self._session.wait_at_most())
         await self._save(saved)
 
     async def _save(self, saved: Saved) -> None:
