@@ -58,9 +58,7 @@ def upgrade():
     op.execute("ALTER TABLE tasks RENAME COLUMN name TO title")
     op.execute("ALTER TABLE tasks RENAME COLUMN tags TO labels")
     op.execute("ALTER TABLE tasks DROP COLUMN legacy_flag")
-    long = "LONGTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin"
-    text = long if op.get_context().dialect.name == "mariadb" else "TEXT"
-    op.execute(f"ALTER TABLE tasks ADD COLUMN color {text} NOT NULL DEFAULT 'blue'")
+    op.execute("ALTER TABLE tasks ADD COLUMN size BIGINT NOT NULL DEFAULT 1")
     op.execute("UPDATE tasks SET status = CASE status WHEN 'open' THEN 'todo' ELSE 'done' END")
 """
 
