@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -9,11 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET
 
-from tests.backend.engine_world import World, fates, key, running
+from tests.backend.engine_world import START, World, fates, key, running
 from tidemark.store.base import EventQuery
 from tidemark.sync.access import Principal
 from tidemark.sync.journal import Event, decode
 from tidemark.sync.prepare import Prepared, Preparer
+from tidemark_protocol import clock
+from tidemark_protocol.conversion import Conversions
 from tidemark_protocol.messages import Mutation, Result
 from tidemark_protocol.schema import parse
 
@@ -164,6 +167,54 @@ def task(world: World, op: str, row: int, **fields: Any) -> Mutation:
 async def events(world: World) -> list[Event]:
     """All that the journal tells, oldest first."""
     return [event for entry in await world.store.events(EventQuery(None, ascending=True)) for event in decode(entry)]
+
+
+OLD_VALUES: dict[str, st.SearchStrategy[Any]] = {
+    "name": st.sampled_from(["a", "b", "far too long for it"]),
+    "status": st.sampled_from(["open", "closed", "todo", "done", "odd"]),
+    "flag": st.booleans(),
+    "tags": st.dictionaries(st.sampled_from("xy"), st.integers(0, 2), max_size=2),
+    "tags/x": st.none() | st.integers(0, 2),
+    "flag/x": st.none(),
+    "size": st.integers(0, 2),
+}
+WRITES = st.tuples(
+    st.sampled_from(["put", "patch", "patch", "delete"]),
+    st.integers(1, 2),
+    st.fixed_dictionaries({}, optional=OLD_VALUES),
+    st.integers(0, 9),
+)
+
+
+@given(st.lists(WRITES, max_size=8), st.integers(2, 5))
+def test_older_writes_have_the_effect_of_their_converted_form(
+    writes: list[tuple[str, int, dict[str, Any], int]], reader: int
+) -> None:
+    """A history written under an old number, and the same converted and written under the present one, get the same
+    verdicts and leave the same rows, which readers of every number find in their shape (I47, I48).
+    """
+    translation = Conversions(DECLARATION).translation("tasks", 2)
+    assert translation is not None
+    converted = [(op, row, translation.upward(fields).fields, late) for op, row, fields, late in writes]
+
+    async def play(history: list[tuple[str, int, dict[str, Any], int]], number: int) -> tuple[list[Any], Any, Any]:
+        async with running(World(declaration=DECLARATION)) as world:
+            told: list[Any] = []
+            for count, (op, row, fields, late) in enumerate(history):
+                at = clock.reading(START + count - 3 * late, count, "00000000000000aa")
+                sent = Mutation(1, op=op, entity="tasks", row=key(row), at=at, fields=fields)
+                if not translation.upward(writes[count][2]).fields and op == "patch":
+                    continue  # what sets nothing cannot be written under the present number
+                (result,) = await world.device().push(sent, schema=number)
+                told.append((result.status, result.version, result.error and result.error.code))
+            present = await world.device().pull(schema=5)
+            return told, present.scopes[0].changes, (await world.device().pull(schema=reader)).scopes[0].changes
+
+    old, new = asyncio.run(play(writes, 2)), asyncio.run(play(converted, 5))
+    assert old == new
+    shape = Conversions(DECLARATION).translation("tasks", reader)
+    for now, then in zip(old[1], old[2], strict=True):
+        assert then.doc == (now.doc if shape is None or now.doc is None else shape.downward(now.doc))
 
 
 async def test_what_the_rows_refuse_is_told_in_the_author_s_words() -> None:
