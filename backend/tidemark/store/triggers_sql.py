@@ -147,35 +147,30 @@ def sqlite(entity: Entity, uniques: Sequence[Sequence[str]]) -> Iterator[Trigger
     A statement with OR REPLACE removes the rows in its way without their triggers: they are reported before it does.
     """
     spell = EntityTable(entity).identity_text
-    old, new = spell("sqlite", "OLD."), spell("sqlite", "NEW.")
-    changed = {
-        "insert": f"SELECT {new} AS identity",
-        "update": f"SELECT {old} AS identity UNION SELECT {new}",
-        "delete": f"SELECT {old} AS identity",
+    old, new, found = (spell("sqlite", prefix) for prefix in ("OLD.", "NEW.", "found."))
+    report_old, report_new, report_found = (
+        f"INSERT INTO sync_inbox {COLUMNS} SELECT '{entity.name}', {identity}, {NOW['sqlite']}, NULL"
+        for identity in (old, new, found)
+    )
+    bodies = {
+        "insert": report_new,
+        "update": f"{report_old};\n  {report_new} WHERE {new} <> {old}",
+        "delete": report_old,
     }
     for event in ROW_EVENTS:
-        yield _sqlite(entity, event, f"AFTER {event.upper()}", changed[event])
+        yield _sqlite(entity, event, f"AFTER {event.upper()}", bodies[event])
     if not uniques:
         return
-    found = spell("sqlite", "found.")
+    equal = (" AND ".join(f"found.{quote(name)} = NEW.{quote(name)}" for name in columns) for columns in uniques)
+    rows = f"FROM {quote(entity.table)} AS found WHERE ({' OR '.join(f'({one})' for one in equal)})"
     for event, moment, itself in (("replace", "BEFORE INSERT", new), ("displace", "BEFORE UPDATE", old)):
-        in_the_way = [
-            f"SELECT {found} AS identity FROM {quote(entity.table)} AS found WHERE "
-            + " AND ".join(f"found.{quote(column)} = NEW.{quote(column)}" for column in columns)
-            + f" AND {found} <> {itself}"
-            for columns in uniques
-        ]
-        yield _sqlite(entity, event, moment, " UNION ".join(in_the_way))
+        yield _sqlite(entity, event, moment, f"{report_found} {rows} AND {found} <> {itself}")
 
 
-def _sqlite(entity: Entity, event: str, moment: str, identities: str) -> Trigger:
+def _sqlite(entity: Entity, event: str, moment: str, body: str) -> Trigger:
     def create(name: str, on: str) -> tuple[str, ...]:
-        return (
-            f"""CREATE TRIGGER IF NOT EXISTS {quote(name)} {moment} ON {on} BEGIN
-  INSERT INTO sync_inbox {COLUMNS}
-  SELECT '{entity.name}', changed.identity, {NOW["sqlite"]}, NULL FROM ({identities}) AS changed;
-END""",
-        )
+        head = f"CREATE TRIGGER IF NOT EXISTS {quote(name)} {moment} ON {on}"
+        return (f"{head} BEGIN\n  {body};\nEND",)
 
     made = _made(entity, event, quote(entity.table), create)
     return made._replace(drop=(f"DROP TRIGGER IF EXISTS {quote(made.name)}",))
