@@ -59,25 +59,13 @@ class Engine:
             store=store,
             declaration=declaration,
             access=self.access,
-            limits=Limits(
-                max_drift=settings.max_drift,
-                max_doc=settings.max_doc,
-                retention=settings.retention,
-                cascade=settings.cascade_limit,
-                oldest_schema=declaration.oldest,
-                schema=declaration.number,
-            ),
+            limits=_limits(settings, declaration),
             node=self.node,
             now=now,
             committed=self.hub.committed,
         )
         self._puller = Puller(
-            store=store,
-            access=self.access,
-            hub=self.hub,
-            shapes=shapes,
-            clock=self.clock,
-            buffer=settings.pull_buffer,
+            store=store, access=self.access, hub=self.hub, shapes=shapes, clock=self.clock, buffer=settings.pull_buffer
         )
         self._members = Members(
             store=store, access=self.access, declaration=declaration, now=now, committed=self.hub.committed
@@ -159,3 +147,15 @@ class Engine:
     async def ready(self) -> None:
         """Raise Unavailable while the database is away."""
         await self.store.states(())
+
+
+def _limits(settings: Settings, declaration: Declaration) -> Limits:
+    """The bounds of a merge."""
+    return Limits(
+        max_drift=settings.max_drift,
+        max_doc=settings.max_doc,
+        retention=settings.retention,
+        cascade=settings.cascade_limit,
+        oldest_schema=declaration.oldest,
+        schema=declaration.number,
+    )
