@@ -127,6 +127,9 @@ async def test_keys_of_every_kind_name_their_rows(store: Store) -> None:
     )
     for entity, row in (("slugs", "a.b~c:d@e-f"), ("numbers", "-42"), ("lines", "o-1:7")):
         assert await holders(store, SHOP, entity, ("title",), ("x",)) == [(("x",), row)]
+    for entity, row in (("numbers", "-42"), ("lines", "o-1:7")):
+        await write(store, put(SHOP, entity, row, title="z"))
+        assert await holders(store, SHOP, entity, ("title",), ("z",)) == [(("z",), row)]
     await write(
         store, delete(SHOP, "lines", "o-1:7"), delete(SHOP, "numbers", "-42"), delete(SHOP, "slugs", "a.b~c:d@e-f")
     )

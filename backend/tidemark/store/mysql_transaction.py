@@ -164,6 +164,8 @@ class MysqlTransaction:
             found = await self._each(table.update, table.changes(known))
             there = {image.key for image in known} if found == len(known) else await self._there(table, known)
             left = [image for image in images if image.key not in there]
+        if not left:
+            return
         try:
             await self._insert(table.insert, table.rows(left))
         except (RowTaken, ConstraintFailed):
@@ -172,7 +174,8 @@ class MysqlTransaction:
                 raise
             self.failure = None
             await self._each(table.update, table.changes([image for image in left if image.key in there]))
-            await self._insert(table.insert, table.rows([image for image in left if image.key not in there]))
+            rest = [image for image in left if image.key not in there]
+            await self._insert(table.insert, table.rows(rest) if rest else [])
 
     async def _there(self, table: MysqlTable, images: Sequence[RowImage]) -> set[RowKey]:
         """The rows of these that the table holds; RowTaken if one is in another scope."""

@@ -176,7 +176,7 @@ def _scope_table(metadata: MetaData) -> None:
 
 
 def _feed_table(metadata: MetaData) -> None:
-    Table(
+    table = Table(
         "sync_feed",
         metadata,
         Column("entity", name_type(NAME_MAX)),
@@ -191,9 +191,11 @@ def _feed_table(metadata: MetaData) -> None:
         Column("residue", Boolean, nullable=False),
         PrimaryKeyConstraint("entity", "row", "scope"),
         Index("ix_sync_feed_version", "scope", "version"),
-        Index("ix_sync_feed_residue", "arrived", postgresql_where=text("residue"), sqlite_where=text("residue")),
         **INNODB,
     )
+    residue, name = table.c.residue, "ix_sync_feed_residue"
+    Index(name, table.c.arrived, postgresql_where=residue, sqlite_where=residue).ddl_if(("postgresql", "sqlite"))
+    Index(name, residue, table.c.arrived).ddl_if(("mysql", "mariadb"))
 
 
 def _journal_table(metadata: MetaData) -> None:
