@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 from click.testing import CliRunner, Result
@@ -15,11 +16,13 @@ from click.testing import CliRunner, Result
 from tidemark.cli import main
 from tidemark.plugin import make_engine, make_store, read_declaration
 from tidemark.settings import Settings, variable
-from tidemark.store.base import Store
 from tidemark.store.migrate import beside
 from tidemark.sync.access import Principal
+from tidemark.sync.engine import Engine
 from tidemark_protocol import clock
-from tidemark_protocol.messages import Mutation
+from tidemark_protocol.messages import Mutation, PullRequest, PullResponse
+
+T = TypeVar("T")
 
 SCHEMA: Final = """
 schema: 1
@@ -43,7 +46,8 @@ entities:
 _LATIN: Final = {"mariadb": " CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"}
 
 
-ADA: Final = Principal("ada", "user:ada", False, 2**40)
+ADA: Final = Principal("ada", "user:ada", True, 2**40)
+CLIENT: Final = "6f9619ff-8b86-4d01-b42d-00cf4fc964ff"
 
 
 def kind_of(url: str) -> str:
@@ -155,22 +159,34 @@ class Shop:
         """The customers of the shop's table by order."""
         return dict(self.sql("SELECT order_key, customer FROM shop_orders"))
 
-    def write_notes(self, count: int) -> None:
+    def write_notes(self, number: int) -> None:
         """Have a client write that many notes."""
-        asyncio.run(self._write_notes(count))
+        self.push([("notes", note(n), None, {"title": f"note {n}"}) for n in range(number)])
 
-    async def _write_notes(self, count: int) -> None:
+    def push(self, puts: Sequence[tuple[str, str, str | None, dict[str, Any]]]) -> None:
+        """Have a client make rows in one push: entity, row, scope, fields."""
+        now = time.time_ns() // 1_000_000
+        readings = (clock.reading(now, number, "00000000000000aa") for number in count(1))
+        sent = [
+            Mutation(seq, "put", entity, row, at, scope, fields)
+            for seq, ((entity, row, scope, fields), at) in enumerate(zip(puts, readings, strict=False), 1)
+        ]
+        answer = asyncio.run(self._asked(lambda engine: engine.push(ADA, CLIENT, 1, sent)))
+        assert {result.status for result in answer.results} == {"applied"}, answer
+
+    def pull(self, watermark: dict[str, str] | None = None) -> PullResponse:
+        """What a client copies."""
+        request = PullRequest(CLIENT, 1, watermark)
+        body = asyncio.run(self._asked(lambda engine: engine.pull(ADA, request)))
+        return msgspec.json.decode(body, type=PullResponse)
+
+    async def _asked(self, ask: Callable[[Engine], Awaitable[T]]) -> T:
         settings = Settings(schema=str(self.schema), database_url=self.url)
         declaration = read_declaration(settings)
-        store: Store = make_store(settings, declaration)
-        engine = make_engine(settings, declaration, store)
+        engine = make_engine(settings, declaration, make_store(settings, declaration))
         await engine.start()
         try:
-            for number in range(count):
-                at = clock.reading(time.time_ns() // 1_000_000, number, "00000000000000aa")
-                put = Mutation(number + 1, "put", "notes", note(number), at, fields={"title": f"note {number}"})
-                answer = await engine.push(ADA, "6f9619ff-8b86-4d01-b42d-00cf4fc964ff", 1, [put])
-                assert answer.results[0].status == "applied", answer
+            return await ask(engine)
         finally:
             await engine.stop()
 

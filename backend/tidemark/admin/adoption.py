@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Final
 
 import click
@@ -26,7 +27,7 @@ from tidemark_protocol.model import Declaration, Entity
 from tidemark_protocol.rows import ENTITY
 
 from .options import Faults, database_option, end, schema_option, settings_of
-from .work import Work, drained, log_to_stderr, opened, progress
+from .work import Work, drained, log_to_stderr, opened, patiently, progress
 
 _NAMED: Final = 5
 """Rows that cannot be represented, named for each entity."""
@@ -100,21 +101,21 @@ def _fitting(connection: Any, declaration: Declaration, chosen: Mapping[str, Ent
 
 async def _adopt(settings: Settings, declaration: Declaration, chosen: Mapping[str, Entity]) -> Taken:
     url = settings.database_url
-    await asyncio.to_thread(install, url, declaration, chosen)
+    await patiently(lambda: asyncio.to_thread(install, url, declaration, chosen))
     async with opened(settings, declaration, draining=True) as work:
         with progress() as bars:
             begun = time.monotonic()
             rows, left = await _drain(work, url, bars, "taking rows")
             seconds = time.monotonic() - begun
             sweep = Sweep(work.store, declaration, settings.max_doc)
-            pages = {name: await _look(sweep, entity, bars) for name, entity in chosen.items()}
+            pages = await _looked(sweep, chosen, bars)
             again = [one.identity for page in pages.values() for one in page.different]
             if again and not left:
                 # Rows that an earlier capture left behind, or that were written while there were no triggers.
                 await work.store.report(again, time.time_ns() // 1_000_000)
                 more, left = await _drain(work, url, bars, "taking rows that differ")
                 rows, seconds = rows + more, time.monotonic() - begun
-                pages = {name: await _look(sweep, entity, bars) for name, entity in chosen.items()}
+                pages = await _looked(sweep, chosen, bars)
     return Taken(pages, rows, seconds, left, work.engine is None)
 
 
@@ -124,6 +125,10 @@ async def _drain(work: Work, url: str, bars: Progress, what: str) -> tuple[int, 
     bar = bars.add_task(what, total=total)
     left = await drained(work, url, lambda waiting: bars.update(bar, completed=max(0, total - waiting)))
     return max(0, total - left), left
+
+
+async def _looked(sweep: Sweep, chosen: Mapping[str, Entity], bars: Progress) -> dict[str, Page]:
+    return {name: await patiently(partial(_look, sweep, entity, bars)) for name, entity in chosen.items()}
 
 
 async def _look(sweep: Sweep, entity: Entity, bars: Progress) -> Page:

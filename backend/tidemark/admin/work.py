@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -15,12 +15,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tidemark import log
 from tidemark.plugin import make_engine, make_store
 from tidemark.settings import Settings
-from tidemark.store.base import Store
+from tidemark.store.base import Store, Unavailable
 from tidemark.store.health import last_entry
 from tidemark.store.migrate import beside
 from tidemark.store.tables import InUse
 from tidemark.sync.engine import Engine
 from tidemark_protocol.model import Declaration
+
+T = TypeVar("T")
 
 _LOOK: Final = 0.1
 _LAGGING: Final = 3.0
@@ -42,23 +44,35 @@ async def opened(settings: Settings, declaration: Declaration, *, draining: bool
     store: Store = make_store(settings, declaration)
     engine = make_engine(settings, declaration, store) if draining else None
     try:
-        await (engine.start() if engine is not None else store.open())
+        await patiently(engine.start if engine is not None else store.open)
     except InUse:
         await store.close()
         store, engine = make_store(settings, declaration, shared=True), None
-        await store.open()
+        await patiently(store.open)
     try:
         yield Work(store, engine)
     finally:
         await (engine.stop() if engine is not None else store.close())
 
 
+async def patiently(act: Callable[[], Awaitable[T]]) -> T:
+    """Do something that can be repeated, again and again for a while as long as the database is busy or away."""
+    begun = time.monotonic()
+    while True:
+        try:
+            return await act()
+        except Unavailable:
+            if time.monotonic() - begun > PATIENCE:
+                raise
+        await asyncio.sleep(_LOOK)
+
+
 async def drained(work: Work, url: str, tell: Callable[[int], None]) -> int:
     """Wait until all that the inbox holds by now is taken, telling how much waits; how much of it nobody takes."""
-    upto = await asyncio.to_thread(beside, url, last_entry)
+    upto = await patiently(lambda: asyncio.to_thread(beside, url, last_entry))
     seen, moved = (-1, -1), time.monotonic()
-    while (first := await work.store.inbox((), 1)) and first[0].id <= upto:
-        waiting = (await work.store.backlog()).entries
+    while (first := await patiently(lambda: work.store.inbox((), 1))) and first[0].id <= upto:
+        waiting = (await patiently(work.store.backlog)).entries
         tell(waiting)
         idle = time.monotonic() - moved
         if (first[0].id, waiting) != seen:
@@ -66,7 +80,7 @@ async def drained(work: Work, url: str, tell: Callable[[int], None]) -> int:
         elif idle > PATIENCE:
             return waiting
         elif idle > _LAGGING and work.engine is not None:
-            await work.engine.drain.step()
+            await patiently(work.engine.drain.step)
         await asyncio.sleep(_LOOK)
     tell(0)
     return 0
