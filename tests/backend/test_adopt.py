@@ -134,13 +134,26 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path, arguments: tuple[str, ..
 
 
 def test_a_table_that_does_not_fit(tmp_path: Path) -> None:
-    """What start would refuse, adopt refuses: a missing column, and tables of ours that are not there."""
+    """It is refused before anything is touched: a missing column, or one of ours that is to be migrated."""
     shop = Shop(f"sqlite:///{tmp_path / 't.db'}", tmp_path)
-    assert "migrate it" in shop.run("adopt").output
-    assert shop.run("migrate").exit_code == 0
     shop.declare(SCHEMA.replace("      customer:", "      branch: {type: text, max: 4}\n      customer:"))
     done = shop.run("adopt")
     assert (done.exit_code, "has no column branch" in done.output) == (1, True)
+    assert shop.sql("SELECT name FROM sqlite_master WHERE name LIKE 'sync_%'") == []
+    shop.declare(SCHEMA)
+    assert shop.run("migrate").exit_code == 0
+    shop.declare(SCHEMA.replace("      title:", "      body: {type: text, default: ''}\n      title:"))
+    done = shop.run("adopt")
+    assert (done.exit_code, "migrate the database" in done.output or "migrate it" in done.output) == (1, True)
+
+
+def test_a_database_without_tables_of_ours(database_url: str, tmp_path: Path) -> None:
+    """They are made, and the rows are taken, by one command."""
+    shop = Shop(database_url, tmp_path, 20)
+    done = shop.run("adopt")
+    assert done.exit_code == 0, done.output
+    assert customers(shop) == shop.table()
+    assert shop.doctor().findings == {}
 
 
 # ── beside a service ─────────────────────────────────────────────────────────────────────────────────────────────────

@@ -15,10 +15,12 @@ from rich.progress import Progress
 
 from tidemark import plugin
 from tidemark.settings import Settings
+from tidemark.store import migrate as migrations
 from tidemark.store import release, triggers
 from tidemark.store.base import UNIT
 from tidemark.store.cautions import cautions
-from tidemark.store.fit import faults
+from tidemark.store.fit import misfits
+from tidemark.store.health import made
 from tidemark.store.migrate import beside
 from tidemark.store.tables import Unfit
 from tidemark.sync import journal
@@ -52,19 +54,15 @@ class Taken(Struct):
 def adopt(entities: tuple[str, ...], **given: Any) -> None:
     """Take tables of other programs as they are: every entity with `capture: true`, or those named.
 
-    Installs triggers and takes in the rows that are there, while other programs and the service go on. It may be
-    interrupted and repeated at any time.
+    Makes the tables of ours if there are none yet, installs triggers, and takes in the rows that are there, while other
+    programs and the service go on. It may be interrupted and repeated at any time.
     """
     settings = settings_of(**given)
     log_to_stderr(settings)
     with Faults():
         declaration = plugin.read_declaration(settings)
         chosen = _chosen(declaration, entities)
-        found, warnings = beside(settings.database_url, lambda c: _fitting(c, declaration, chosen))
-        if found:
-            end(found)
-        for caution in warnings:
-            click.echo(f"warning: {caution}", err=True)
+        _prepare(settings, declaration, chosen)
         try:
             taken = asyncio.run(_adopt(settings, declaration, chosen))
         except KeyboardInterrupt:
@@ -93,10 +91,17 @@ def _chosen(declaration: Declaration, names: tuple[str, ...]) -> Mapping[str, En
     return {name: captured[name] for name in names or captured}
 
 
-def _fitting(connection: Any, declaration: Declaration, chosen: Mapping[str, Entity]) -> tuple[list[str], list[str]]:
-    """What keeps the database from being used, and what may fail later."""
-    warnings = [caution for entity in chosen.values() for caution in cautions(connection, entity)]
-    return faults(connection, declaration), warnings
+def _prepare(settings: Settings, declaration: Declaration, chosen: Mapping[str, Entity]) -> None:
+    """Refuse tables that do not fit, warn of what may fail later, and make the tables of ours where there are none."""
+    url = settings.database_url
+    found = beside(url, lambda connection: misfits(connection, declaration))
+    if not found and not beside(url, made):
+        migrations.migrate(url, declaration, plugin.migrations_of(settings))
+    found = found or beside(url, lambda connection: migrations.lacks(connection, declaration))
+    if found:
+        end(found)
+    for caution in beside(url, lambda connection: [c for one in chosen.values() for c in cautions(connection, one)]):
+        click.echo(f"warning: {caution}", err=True)
 
 
 async def _adopt(settings: Settings, declaration: Declaration, chosen: Mapping[str, Entity]) -> Taken:

@@ -161,10 +161,19 @@ def faults(connection: Connection, declaration: Declaration) -> list[str]:
     found = [f"the database is not up to date, migrate it (--migrate): {', '.join(own)} missing"] if own else []
     if connection.dialect.name in BINARY:
         found += too_wide(declaration)
-    for entity in declaration.entities.values():
-        if entity.adopted:
-            found += _misfits(inspector, entity, {c["name"]: c["type"] for c in held.get(entity.table, [])})
-    return found
+    return found + misfits(connection, declaration)
+
+
+def misfits(connection: Connection, declaration: Declaration) -> list[str]:
+    """Why tables of other programs do not fit their declaration, each in a sentence."""
+    inspector = sa.inspect(connection)
+    held = {name: columns for (_, name), columns in inspector.get_multi_columns().items()}
+    return [
+        misfit
+        for entity in declaration.entities.values()
+        if entity.adopted
+        for misfit in _misfits(inspector, entity, {c["name"]: c["type"] for c in held.get(entity.table, [])})
+    ]
 
 
 def _settings(connection: Connection) -> Iterator[str]:

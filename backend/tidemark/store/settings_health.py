@@ -35,8 +35,8 @@ def _postgresql(connection: Connection, _declaration: Declaration, limits: Limit
     settings = connection.exec_driver_sql("SELECT name, setting FROM pg_catalog.pg_settings")
     held: dict[str, str] = dict(settings.all())
     version = int(held["server_version_num"])
-    if version < 120_000:
-        yield _old("PostgreSQL", held["server_version"], "12")
+    if version < 140_000:
+        yield _old("PostgreSQL", held["server_version"], "14")
     for name, why in _DURABLE.items():
         if held[name] == "off":
             yield Finding(
