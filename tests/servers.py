@@ -222,7 +222,7 @@ class MariadbServer:
                 else:
                     break
         except ServerError as error:
-            tail = log_tail(self._folder / "log")
+            tail = log_tail(self._folder / "log.err")
             shutil.rmtree(self._folder)
             raise ServerError(f"{error}\n{tail}") from error
         return self
@@ -276,7 +276,7 @@ class MariadbServer:
     def _launch(self, own: list[str]) -> None:
         folder = self._folder
         options = [*own, f"--port={self.port}", "--bind-address=127.0.0.1", f"--socket={folder / 'socket'}"]
-        options += [f"--pid-file={folder / 'pid'}", f"--log-error={folder / 'log'}", "--max-connections=200"]
+        options += [f"--pid-file={folder / 'pid'}", f"--log-error={folder / 'log.err'}", "--max-connections=200"]
         options += ["--skip-name-resolve"]
         # Through a shell that leaves it behind: it outlives the process that started it, as pg_ctl's servers do.
         command = ["sh", "-c", '"$0" "$@" >/dev/null 2>&1 & echo $!', str(_mariadb("mariadbd")), *options]
