@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.conformance.writing import delete, document, pages, put, read, save, saved, uuid, write
+from tests.conformance.writing import at, delete, document, pages, put, read, save, saved, uuid, write
 from tidemark.store.base import FeedRow, Run, ScopeState, Store
 from tidemark_protocol import digest
 
@@ -135,3 +135,31 @@ async def test_rows_of_gives_every_row_as_it_was_saved(store: Store) -> None:
     ]
     await save(store, saved(feed=[*rows, FeedRow("workspace:8", "tags", "a", 1, False, "{}", "r1", "", 5)]))
     assert sorted(await store.rows_of(W), key=lambda row: row.row) == rows
+
+
+async def test_documents_come_back_byte_for_byte(store: Store) -> None:
+    """Whatever characters they hold, as themselves or escaped, and however their sizes fit into pages."""
+    texts = [
+        "\\ ' \" % %s ; -- $1 ? {} \u2028 \x7f é ☃ 😀",
+        "\x01\n\t",
+        *("é" * 40_000 for _ in range(40)),
+        "",
+        "x" * 400_000,
+    ]
+    docs = [json.dumps({"x": text}, ensure_ascii=escaped) for text in texts for escaped in (True, False)]
+    feed = [
+        FeedRow(W, "names", uuid(version), version, False, doc, at(1), "", 1) for version, doc in enumerate(docs, 1)
+    ]
+    await store.transact(lambda transaction: transaction.lock([W], [W]))
+    await save(store, saved(scopes=[ScopeState(W, head=len(feed), live=len(feed))], feed=feed))
+    bodies: list[bytes] = []
+    to = 0
+    while to < len(feed):
+        run = await store.run(W, to, 0, 1_000, 100_000)
+        assert run is not None
+        assert run.count == 1 or len(run.body) <= 100_000
+        bodies.append(run.body)
+        to = run.to
+    assert b",".join(bodies).decode() == ",".join(
+        f'{{"entity":"names","row":"{row.row}","version":{row.version},"doc":{row.doc}}}' for row in feed
+    )
