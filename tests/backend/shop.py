@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
+from threading import Event
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -133,6 +135,30 @@ class Shop:
             done = self.run("migrate")
             assert done.exit_code == 0, done.output
             self.sql("DELETE FROM sync_inbox")
+
+    @contextmanager
+    def written_to(self, rows: int) -> Iterator[Event]:
+        """Another program inserts, changes and deletes some of so many orders all the while; the event tells that it
+        has.
+        """
+        over, written = Event(), Event()
+
+        def write() -> None:
+            for number in count(1):
+                self.sql(f"INSERT INTO shop_orders VALUES ('w{number}', 't{number % 7}', 'writer', '1.00', '')")
+                self.sql(f"UPDATE shop_orders SET customer = 'changed' WHERE order_key = 'o{number * 37 % rows}'")
+                self.sql(f"DELETE FROM shop_orders WHERE order_key = 'o{number * 53 % rows}'")
+                written.set()
+                if over.wait(0.02):
+                    return
+
+        with ThreadPoolExecutor(1) as threads:
+            done = threads.submit(write)
+            try:
+                yield written
+            finally:
+                over.set()
+                done.result()
 
     def silence(self) -> None:
         """Switch the triggers off, where that can be done, else drop them."""

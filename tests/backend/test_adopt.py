@@ -6,10 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +49,7 @@ def customers(shop: Shop) -> dict[str, str]:
 def test_rows_are_taken_while_a_writer_goes_on(database_url: str, tmp_path: Path) -> None:
     """Every row that was there is taken, and so is everything that another program writes meanwhile."""
     shop = migrated(database_url, tmp_path, ROWS)
-    with writing(shop) as written:
+    with shop.written_to(ROWS) as written:
         done = shop.run("adopt")
         assert done.exit_code == 0, done.output
     assert written.is_set(), "the writer has not written while rows were taken"
@@ -279,30 +277,6 @@ def test_release_asks(adopted: Shop) -> None:
     assert done.exit_code == 1
     assert "orders: remove" in done.output
     assert shop.sql("SELECT count(*) FROM sync_feed WHERE entity = 'orders'") == before
-
-
-@contextmanager
-def writing(shop: Shop) -> Iterator[threading.Event]:
-    """Another program that inserts, changes and deletes rows all the while; the event tells that it has."""
-    over, written = threading.Event(), threading.Event()
-
-    def work() -> None:
-        number = 0
-        while not over.is_set():
-            number += 1
-            shop.sql(f"INSERT INTO shop_orders VALUES ('w{number}', 't{number % 7}', 'writer', '1.00', '')")
-            shop.sql(f"UPDATE shop_orders SET customer = 'changed' WHERE order_key = 'o{number * 37 % ROWS}'")
-            shop.sql(f"DELETE FROM shop_orders WHERE order_key = 'o{number * 53 % ROWS}'")
-            written.set()
-            over.wait(0.02)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        yield written
-    finally:
-        over.set()
-        thread.join()
 
 
 def begin_adopting(shop: Shop) -> subprocess.Popen[str]:

@@ -61,6 +61,17 @@ def test_beside_a_service(kind: str, request: pytest.FixtureRequest, tmp_path: P
         assert shop.doctor().findings == {}
 
 
+def test_nothing_differs_while_everybody_writes(database_url: str, tmp_path: Path) -> None:
+    """Rows that another program changes and the service takes in during the sweep are never called different."""
+    shop = Shop(database_url, tmp_path, 2_500).prepared()
+    with TidemarkServer(shop.schema, database_url, migrate=False), shop.written_to(2_500) as written:
+        for _ in range(3):
+            found = shop.doctor()
+            assert "rows_differ" not in found, found
+            assert found.code == 0, found
+        assert written.wait(30)
+
+
 # ── triggers ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
