@@ -249,7 +249,7 @@ class SqliteStore:
     def _settle_journal(self, connection: sqlite3.Connection) -> None:
         """WAL, but not where its fault could strike, for other programs write the file too."""
         wanted = "delete" if self._captured and self._wal_is_faulty else "wal"
-        if connection.execute("PRAGMA journal_mode").fetchone() == (wanted,):
+        if _patiently(connection, "PRAGMA journal_mode") == [(wanted,)]:
             return
         try:
             held = connection.execute(f"PRAGMA journal_mode = {wanted}").fetchone()
@@ -263,7 +263,7 @@ class SqliteStore:
             self.path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=1000
         )
         for pragma in ("synchronous = FULL", "foreign_keys = ON", "recursive_triggers = ON", *pragmas):
-            connection.execute(f"PRAGMA {pragma}")
+            _patiently(connection, f"PRAGMA {pragma}")  # some look into the file
         return connection
 
     def _close(self) -> None:
@@ -357,16 +357,15 @@ def _transaction(connection: sqlite3.Connection, *begin: str) -> Iterator[None]:
         raise
 
 
-def _patiently(connection: sqlite3.Connection, *statements: str) -> None:
-    """Execute statements once no other program is in the way.
+def _patiently(connection: sqlite3.Connection, *statements: str) -> list[Any]:
+    """Execute statements once no other program is in the way; the rows of the last one.
 
     SQLite would look for it ever more rarely, and never find a gap between the transactions of one that hurries.
     """
     given_up = time.monotonic() + _PATIENCE
     while True:
         try:
-            for statement in statements:
-                connection.execute(statement).fetchall()
+            found = [connection.execute(statement).fetchall() for statement in statements]
         except sqlite3.OperationalError as busy:
             if busy.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > given_up:
                 raise
@@ -374,7 +373,7 @@ def _patiently(connection: sqlite3.Connection, *statements: str) -> None:
                 connection.execute("ROLLBACK")
             time.sleep(_LOOK_AGAIN)
         else:
-            return
+            return found[-1]
 
 
 @contextmanager
