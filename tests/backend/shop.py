@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ from threading import Event
 from typing import Any, Final, TypeVar
 
 import msgspec
+import structlog
 from click.testing import CliRunner, Result
 
 from tidemark.cli import main
@@ -107,7 +109,14 @@ class Shop:
         """The command line on this database."""
         env = {variable(name): value for name, value in environ.items()}
         given = {variable("schema"): str(self.schema), variable("database_url"): self.url}
-        return CliRunner().invoke(main, arguments, env=given | env)
+        root = logging.getLogger()
+        handlers, level = [*root.handlers], root.level
+        try:
+            return CliRunner().invoke(main, arguments, env=given | env)
+        finally:
+            structlog.reset_defaults()
+            root.handlers[:] = handlers
+            root.setLevel(level)
 
     def prepared(self) -> Shop:
         """Migrated, and its rows taken."""

@@ -185,6 +185,19 @@ def test_beside_a_service_that_does_not_know_the_table(tmp_path: Path, monkeypat
     assert customers(shop) == shop.table()
 
 
+def test_beside_a_service_that_drains_another_table(postgresql_url: str, tmp_path: Path) -> None:
+    """Where a service of an older declaration leads the drain, adopt takes the rows itself."""
+    older = WITHOUT_ORDERS.replace("  tags:\n", "  tags:\n    capture: true\n")
+    newer = WITH_TAGS.replace("  tags:\n", "  tags:\n    capture: true\n")
+    shop = Shop(postgresql_url, tmp_path, 2_500, older)
+    assert shop.run("migrate").exit_code == 0
+    with TidemarkServer(shop.schema, postgresql_url, migrate=False):
+        shop.declare(newer)
+        done = shop.run("adopt")
+        assert done.exit_code == 0, done.output
+        assert customers(shop) == shop.table()
+
+
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_nothing_is_released_beside_a_service(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """Its streams could not be told, so it is to be stopped first."""

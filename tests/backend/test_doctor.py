@@ -270,6 +270,35 @@ def test_a_long_transaction(kind: str, request: pytest.FixtureRequest, tmp_path:
         assert "long_transaction" not in run(shop.doctor)
 
 
+@pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
+def test_transactions_that_may_not_be_seen(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """A user without the right to see them is told so, and is no fault."""
+    shop = Shop(request.getfixturevalue(f"{kind}_url"), tmp_path, 3).prepared()
+    assert "transactions_unseen" not in shop.doctor()
+    name = shop.url.rpartition("/")[2]
+    user = f"u_{name[2:12]}"
+    grants = {
+        "postgresql": [
+            f"CREATE ROLE {user} LOGIN",
+            f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {user}",
+            f"GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {user}",
+        ],
+        "mariadb": [f"CREATE USER {user}@'%'", f"GRANT ALL ON {name}.* TO {user}@'%'"],
+    }
+    revoked = {"postgresql": [f"DROP OWNED BY {user}", f"DROP ROLE {user}"], "mariadb": [f"DROP USER {user}@'%'"]}
+    for statement in grants[kind]:
+        shop.sql(statement)
+    own = shop.url
+    try:
+        shop.url = own.replace("postgres@" if kind == "postgresql" else "root@", f"{user}@")
+        found = shop.doctor()
+    finally:
+        shop.url = own
+        for statement in revoked[kind]:
+            shop.sql(statement)
+    assert (found.code, found["transactions_unseen"]["level"]) == (0, "note"), found
+
+
 def test_a_sqlite_file_that_is_held(tmp_path: Path) -> None:
     """A program that keeps the lock of writers is found out, where the database cannot tell of transactions."""
     shop = Shop(f"sqlite:///{tmp_path / 't.db'}", tmp_path, 3).prepared()

@@ -80,7 +80,8 @@ async def drained(work: Work, url: str, tell: Callable[[int], None]) -> int:
         elif idle > PATIENCE:
             return waiting
         elif idle > _LAGGING and work.engine is not None:
-            await patiently(work.engine.drain.step)
+            while await patiently(work.engine.drain.step):
+                tell((await patiently(work.store.backlog)).entries)
         await asyncio.sleep(_LOOK)
     tell(0)
     return 0

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from tidemark_protocol.model import Declaration
@@ -107,6 +108,8 @@ def _postgresql_transactions(connection: Connection, limits: Limits) -> Iterator
         FROM pg_catalog.pg_prepared_xacts AS p WHERE p.database = pg_catalog.current_database()
         """
     )
+    if not connection.exec_driver_sql("SELECT pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE')").scalar():
+        yield _unseen("GRANT pg_read_all_stats TO CURRENT_USER")
     for pid, user, program, state, lasting in found:
         if lasting > limits.long_transaction:
             ending = f"ROLLBACK PREPARED '{pid[4:]}'" if state == "prepared" else f"SELECT pg_terminate_backend({pid})"
@@ -215,16 +218,20 @@ def _mysql_tables(connection: Connection, declaration: Declaration) -> Iterator[
 
 
 def _mysql_transactions(connection: Connection, limits: Limits) -> Iterator[Finding]:
-    found = connection.exec_driver_sql(
-        """
-        SELECT p.id, p.user, p.host, p.command, TIMESTAMPDIFF(MICROSECOND, t.trx_started, NOW(6)) DIV 1000
-        FROM information_schema.innodb_trx AS t JOIN information_schema.processlist AS p ON p.id = t.trx_mysql_thread_id
-        WHERE p.id <> CONNECTION_ID()
-        """
-    )
+    try:
+        found = connection.exec_driver_sql(_TRANSACTIONS).all()
+    except sa.exc.DBAPIError:
+        yield _unseen("GRANT PROCESS ON *.*")
+        return
     for number, user, host, command, lasting in found:
         if lasting > limits.long_transaction:
             yield _long(lasting, user, host, str(number), command, f"KILL {number}")
+
+
+_TRANSACTIONS: Final = """
+    SELECT p.id, p.user, p.host, p.command, TIMESTAMPDIFF(MICROSECOND, t.trx_started, NOW(6)) DIV 1000
+    FROM information_schema.innodb_trx AS t JOIN information_schema.processlist AS p ON p.id = t.trx_mysql_thread_id
+    WHERE p.id <> CONNECTION_ID()"""
 
 
 def _sqlite(connection: Connection, declaration: Declaration, _limits: Limits) -> Iterator[Finding]:
@@ -270,6 +277,11 @@ def _old(product: str, version: str, least: str) -> Finding:
         f"{product} {version} is older than what Tidemark is made for",
         f"use {product} {least} or later",
     )
+
+
+def _unseen(remedy: str) -> Finding:
+    message = "this user of the database may not see what others have open: long transactions are not told"
+    return Finding("transactions_unseen", "note", message, remedy)
 
 
 def _long(lasting: int, user: str, program: str, number: str, state: str, ending: str) -> Finding:
