@@ -175,6 +175,27 @@ def test_a_table_held_for_long_does_not_hold_up_its_writers(
     assert [identity for _, identity in postgresql.inbox()] == ["a", "b", "c"]
 
 
+def test_making_triggers_ends_no_transaction_of_mariadb(mariadb: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another program that has read a table goes on to write it while triggers are waiting to be made."""
+    waiting = threading.Event()
+    monkeypatch.setattr(triggers, "sleep", lambda _: waiting.set())
+    mariadb.do(lambda connection: triggers.remove(connection, "orders"))
+    making = threading.Thread(target=migrate, args=[mariadb.url, DECLARATION])
+
+    def shop(connection: Connection) -> None:
+        connection.execute(sa.text('SELECT * FROM "Orders"'))
+        making.start()
+        assert waiting.wait(30)
+        connection.execute(sa.text(THREE))
+
+    try:
+        mariadb.do(shop)
+    finally:
+        making.join()
+    assert kinds(mariadb) == set()
+    assert [identity for _, identity in mariadb.inbox()] == ["a", "b", "c"]
+
+
 PARTITIONED = [
     'CREATE TABLE "Orders" (order_key text PRIMARY KEY, tenant text, total bigint) PARTITION BY RANGE (order_key)',
     "CREATE TABLE early PARTITION OF \"Orders\" FOR VALUES FROM ('a') TO ('h') PARTITION BY LIST (order_key)",

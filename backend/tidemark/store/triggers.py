@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
+from time import monotonic, sleep
 from typing import Any, Final, Literal, NamedTuple
 
 import sqlalchemy as sa
@@ -39,10 +40,17 @@ _MARKING: Final = (
 _PATIENCE: Final = {
     "postgresql": "SET LOCAL lock_timeout = '5s'",
     "mysql": "SET SESSION lock_wait_timeout = 5",
-    "mariadb": "SET SESSION lock_wait_timeout = 5",
+    "mariadb": "SET SESSION lock_wait_timeout = 0",
 }
-"""How long making a trigger waits for a table: whoever wants to write it meanwhile waits behind."""
+"""How long making a trigger waits for a table: whoever wants to write it meanwhile waits behind.
+
+On MariaDB not at all: a transaction that has read the table and then writes it would be ended, as a deadlock with who
+waits. It is tried again and again instead.
+"""
+_TRIED_FOR: Final = 5.0
+_PAUSE: Final = 0.02
 _LOCK_NOT_AVAILABLE: Final = "55P03"
+_LOCK_WAIT_TIMEOUT: Final = 1205
 _FAULTS: Final[dict[Kind, str]] = {
     "missing": "has no triggers that report {}",
     "stale": "has outdated triggers for {}",
@@ -318,12 +326,23 @@ def _carry_out(connection: Connection, statements: Collection[str]) -> None:
     if patience is not None and statements:
         connection.exec_driver_sql(patience)
     for statement in statements:
-        try:
-            connection.exec_driver_sql(statement)
-        except sa.exc.DBAPIError as error:
-            if str(getattr(error.orig, "sqlstate", "")) == _LOCK_NOT_AVAILABLE:
-                raise Unavailable(f"a transaction of another program holds a captured table: {error.orig}") from error
+        give_up = monotonic() + (_TRIED_FOR if connection.dialect.name == "mariadb" else 0)
+        while not _tried(connection, statement, last=monotonic() >= give_up):
+            sleep(_PAUSE)
+
+
+def _tried(connection: Connection, statement: str, *, last: bool) -> bool:
+    """Whether a statement got its table, for which it may be tried again unless this is the `last` time."""
+    try:
+        connection.exec_driver_sql(statement)
+    except sa.exc.DBAPIError as error:
+        number = error.orig.args[0] if error.orig is not None and error.orig.args else None
+        if str(getattr(error.orig, "sqlstate", "")) != _LOCK_NOT_AVAILABLE and number != _LOCK_WAIT_TIMEOUT:
             raise
+        if last:
+            raise Unavailable(f"a transaction of another program holds a captured table: {error.orig}") from error
+        return False
+    return True
 
 
 def _unwanted(connection: Connection, held: Collection[_Held], plan: Collection[Trigger]) -> list[str]:
