@@ -18,6 +18,7 @@ from .entities import EntityTable
 from .sqlite_sql import SqliteTable
 
 _BYTES: Final = re.compile(r"X'((?:[0-9A-F]{2})*)'")
+_REAL: Final = re.compile(r"-?[0-9]+\.[0-9]+(?:e[+-][0-9]+)?")
 _NO_TEXT: Final = "\0"
 
 
@@ -36,28 +37,32 @@ def find(connection: sqlite3.Connection, table: SqliteTable, identity: Identity)
 def sweep(connection: sqlite3.Connection, table: SqliteTable, after: Identity | None, limit: int) -> list[TableRow]:
     """The rows behind an identity in the order of its columns, up to `limit`; first those without a whole identity.
 
-    Left out is what nobody could go on behind: rows whose identity is no text, and those without a whole one beyond
-    the limit.
+    Left out is what nobody could go on behind: rows whose identity is no text, and those without a whole one that
+    leave no room for another on the first page.
     """
     size = len(table.table.identity)
     page: list[TableRow] = []
     with _any_text(connection):
         if after is None:
-            nameless = connection.execute(table.nameless, (limit,))
+            nameless = connection.execute(table.nameless, (limit - 1,))
             page += [table.table.table_row(found[:-size]) for found in nameless]
         place = None if after is None else _place(connection, table, after)
+        beyond = 0
         while left := limit - len(page):
-            values = (*place, left) if place else (left,)
-            rows = connection.execute(table.sweep(behind=bool(place)), values).fetchall()
-            page += [table.table.table_row(found[:-size]) for found in rows if not found[0].endswith(_NO_TEXT)]
+            rows = connection.execute(table.sweep(behind=bool(place)), (*(place or ()), left, beyond)).fetchall()
+            for found in rows:
+                if found[0].endswith(_NO_TEXT):
+                    beyond += 1
+                else:
+                    page.append(table.table.table_row(found[:-size]))
+                    place, beyond = found[-size:], 0
             if len(rows) < left:
                 break
-            place = rows[-1][-size:]
     return page
 
 
 def _place(connection: sqlite3.Connection, table: SqliteTable, after: Identity) -> Sequence[Any] | None:
-    """The values of the columns of an identity; None if some are null, for these rows come before all others."""
+    """The values of the columns of an identity; None if some are null, for no whole one comes before those."""
     found = _lookup(connection, table, after)
     if found is not None:
         place = found[-len(table.table.identity) :]
@@ -79,7 +84,8 @@ def _lookup(connection: sqlite3.Connection, table: SqliteTable, identity: Identi
     statement = table.find([not part for part in parts])
     with _any_text(connection):
         rows = connection.execute(statement, [value for part in parts for value in _readings(part)])
-        return next((found for found in rows.fetchall() if found[0] == identity.text), None)
+        alike = [found for found in rows if found[0] == identity.text]
+        return min(alike, key=lambda found: None in found[-len(parts) :], default=None)
 
 
 def _parts(table: EntityTable, identity: Identity) -> list[str] | None:
@@ -88,8 +94,8 @@ def _parts(table: EntityTable, identity: Identity) -> list[str] | None:
 
 
 def _readings(part: str) -> tuple[Any, Any, Any]:
-    """The values that a column may hold where its text is this one: a text, an integer, bytes."""
-    number = int(part) if id_problem("integer", part) is None else part
+    """The values that a column may hold where its text is this one: a text, a number, bytes."""
+    number = int(part) if id_problem("integer", part) is None else float(part) if _REAL.fullmatch(part) else part
     data = _BYTES.fullmatch(part)
     return part, number, bytes.fromhex(data[1]) if data is not None else part
 

@@ -44,11 +44,13 @@ class SqliteTable:
         )
 
     def sweep(self, *, behind: bool) -> str:
-        """The values of an identity's columns, unless from the beginning, and a limit: rows as those of `find`."""
+        """The values of an identity's columns, unless from the beginning, a limit, and how many rows to pass by: rows
+        as those of `find`.
+        """
         columns = self.table.identity
         row = f"({names(columns)})"
         bound = f"{row} > ({marks(len(columns))})" if behind else all_of(f"{c.name} IS NOT NULL" for c in columns)
-        return f"{self._whole} {bound} ORDER BY {names(columns)} LIMIT ?"
+        return f"{self._whole} {bound} ORDER BY {names(columns)} LIMIT ? OFFSET ?"
 
     def referring(self, field: str) -> str:
         """The scope's id and a target: (row,)."""
