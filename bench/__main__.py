@@ -23,7 +23,7 @@ from rich.table import Table
 
 from tests.servers import PostgresServer, TidemarkServer, free_port
 
-from . import limit, stream
+from . import capture, limit, stream
 from .http import Connection
 from .rows import Source
 
@@ -219,13 +219,22 @@ def show(figures: list[Figure]) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--scale", type=float, default=1.0, help="length of the runs (1.0: about a minute)")
+    parser.add_argument("--only", choices=["sync", "capture"], help="one of the two sections")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args()
+    figures: list[Figure] = []
+    captured: list[capture.Result] = []
     with PostgresServer() as postgres:
-        figures = asyncio.run(measure(postgres, options.scale))
+        if options.only != "capture":
+            figures = asyncio.run(measure(postgres, options.scale))
+        if options.only != "sync":
+            captured = asyncio.run(capture.measure(postgres, options.scale))
     if options.json is not None:
-        options.json.write_text(json.dumps([{**f._asdict(), "share": f.share} for f in figures], indent=1) + "\n")
-    return 0 if show(figures) else 1
+        report = [{**f._asdict(), "share": f.share} for f in figures] + [one._asdict() for one in captured]
+        options.json.write_text(json.dumps(report, indent=1) + "\n")
+    reached = [show(figures)] if figures else []
+    reached += [capture.show(captured)] if captured else []
+    return 0 if all(reached) else 1
 
 
 if __name__ == "__main__":
