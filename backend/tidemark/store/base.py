@@ -134,7 +134,7 @@ class Identity(NamedTuple):
 
 class InboxEntry(NamedTuple):
     """A row of `sync_inbox`: triggers saw this row change. `captured_at` is a time of the database's clock (ms), `who`
-    the database's user, where it has users.
+    the database's user, where it has users. Two entries of different rows may have one `id`.
     """
 
     id: int
@@ -176,7 +176,7 @@ class Saved(Struct):
     gone: list[RowKey]
     swapped: list[RowKey]
     journal: list[JournalEntry]
-    drained: Sequence[int] = ()
+    drained: Sequence[InboxEntry] = ()
 
 
 class Run(Struct, frozen=True):

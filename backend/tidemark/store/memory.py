@@ -380,8 +380,8 @@ class MemoryTransaction:
             self._feed.put(_key(row), replace(row))
         for entry in saved.journal:
             self._journal.put(self._store.next_entry(), replace(entry))
-        for number in saved.drained:
-            self._waiting.put(number, None)
+        for drained in saved.drained:
+            self._waiting.put(drained.id, None)
         for key in (*saved.gone, *saved.swapped):
             held = self._table.get(self._claimed(key))
             if held is not None and held.scope == scope_id(key.scope):

@@ -146,7 +146,7 @@ class MysqlTransaction:
 
     async def _save(self, saved: Saved) -> None:
         if saved.drained:
-            await self._execute(statements.DRAINED, json.encode(saved.drained).decode())
+            await self._execute(statements.DRAINED, json.encode([entry.id for entry in saved.drained]).decode())
         await self._insert(statements.feed_upsert(self._session.mariadb), [astuple(row) for row in saved.feed])
         await self._insert(
             statements.JOURNAL,

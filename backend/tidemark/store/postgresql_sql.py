@@ -271,7 +271,9 @@ REPORT: Final = f"{_REPORT} SELECT v.*, $3, session_user FROM unnest($1::text[],
 CAPTURED: Final = """
     SELECT i.id, i.entity, i.identity, i.captured_at, i.who FROM unnest($1::text[], $2::text[]) AS v(entity, identity)
     JOIN sync_inbox AS i ON i.identity = v.identity AND i.entity = v.entity ORDER BY i.id"""
-DRAINED: Final = "DELETE FROM sync_inbox WHERE id = ANY($1::bigint[])"
+DRAINED: Final = """
+    DELETE FROM sync_inbox AS i USING unnest($1::bigint[], $2::text[], $3::text[]) AS v(id, entity, identity)
+    WHERE i.id = v.id AND i.identity = v.identity AND i.entity = v.entity"""
 # How long what we save may wait for a row, key or unique value that another program has not committed.
 WAIT_BRIEFLY: Final = "SELECT set_config('lock_timeout', '250ms', true)"
 LIVE: Final = f"""

@@ -138,7 +138,8 @@ class PostgresTransaction:
             await self._execute(statements.WAIT_BRIEFLY)
             self._waits_for_others = True
         if saved.drained:
-            await self._execute(statements.DRAINED, list(saved.drained))
+            named = [entry[:3] for entry in saved.drained]
+            await self._execute(statements.DRAINED, *zip(*named, strict=True))
         with self._failing():
             for entity, keys in self._removed(saved).items():
                 table = self._tables[entity]

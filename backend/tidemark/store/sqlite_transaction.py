@@ -139,7 +139,7 @@ class SqliteTransaction:
             statements.JOURNAL,
             [(e.scope, e.arrived, e.events, f" {' '.join(map(str, e.rows))} ", e.spent) for e in saved.journal],
         )
-        self._connection.execute(statements.DRAINED, (array(saved.drained),))
+        self._connection.execute(statements.DRAINED, (array([entry.id for entry in saved.drained]),))
         write(statements.SCOPE, [(*astuple(state)[1:], state.scope) for state in saved.scopes])
 
     def _write_images(self, table: SqliteTable, images: list[RowImage]) -> None:

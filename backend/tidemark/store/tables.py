@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET
 from sqlalchemy import (
+    DDL,
     BigInteger,
     Boolean,
     CheckConstraint,
@@ -28,6 +29,7 @@ from sqlalchemy import (
     Table,
     Text,
     Time,
+    event,
     false,
     literal,
     text,
@@ -52,6 +54,16 @@ ADVISORY_CLASS: Final = 0x7469_6465
 """Marks our advisory locks of PostgreSQL among those of other programs."""
 NAME_MAX: Final = 63
 """PostgreSQL cuts longer names."""
+_INBOX_ON_POSTGRESQL: Final = (
+    "ALTER TABLE sync_inbox DROP CONSTRAINT sync_inbox_pkey",
+    "ALTER TABLE sync_inbox ALTER id SET DEFAULT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint",
+    "DROP SEQUENCE sync_inbox_id_seq",
+    "ALTER TABLE sync_inbox REPLICA IDENTITY FULL",
+    "CREATE INDEX ix_sync_inbox_id ON sync_inbox (id)",
+)
+"""There an id is a time, which need not be unique: a sequence's number would be what the other program finds in
+`lastval()`. Where deletions are published, rows without a key want an identity.
+"""
 Type = Any
 """A SQLAlchemy type: `TypeEngine` of whatever."""
 
@@ -194,8 +206,8 @@ def _feed_table(metadata: MetaData) -> None:
         **INNODB,
     )
     residue, name = table.c.residue, "ix_sync_feed_residue"
-    Index(name, table.c.arrived, postgresql_where=residue, sqlite_where=residue).ddl_if(("postgresql", "sqlite"))
-    Index(name, residue, table.c.arrived).ddl_if(("mysql", "mariadb"))
+    Index(name, table.c.arrived, postgresql_where=residue, sqlite_where=residue).ddl_if(("postgresql", "sqlite"))  # type: ignore[arg-type]  # several dialects are taken as well
+    Index(name, residue, table.c.arrived).ddl_if(("mysql", "mariadb"))  # type: ignore[arg-type]  # several dialects are taken as well
 
 
 def _journal_table(metadata: MetaData) -> None:
@@ -243,6 +255,8 @@ def _inbox_table(metadata: MetaData) -> None:
     )
     # Of texts of any length: an index that refused one would fail the other program's write.
     Index("ix_sync_inbox_identity", table.c.identity, postgresql_using="hash", mysql_length=190, mariadb_length=190)
+    for statement in _INBOX_ON_POSTGRESQL:
+        event.listen(table, "after_create", DDL(statement).execute_if(dialect="postgresql"))  # type: ignore[no-untyped-call]
 
 
 def _member_table(metadata: MetaData) -> None:

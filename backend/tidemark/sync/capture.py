@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from tidemark.store.base import UNIT, Identity, RowKey, TableRow
+from tidemark.store.base import UNIT, Identity, InboxEntry, RowKey, TableRow
 from tidemark_protocol import rows
 from tidemark_protocol.errors import Rejection
 from tidemark_protocol.fields import Validator, compile_entity
@@ -39,7 +39,7 @@ class Captured(Struct, frozen=True):
     """
 
     identity: Identity
-    entries: tuple[int, ...]
+    entries: tuple[InboxEntry, ...]
     at: int
     who: str
     scopes: frozenset[str]
@@ -76,7 +76,9 @@ class Reader:
 
 def row_of(entity: Entity, identity: Identity) -> str:
     """The row that an identity names, representable or not."""
-    parts = identity.text.split(UNIT)
+    columns = len(entity.key.columns) + entity.key.per_scope
+    # What a column itself holds of UNIT stays, and makes the row one that cannot be.
+    parts = identity.text.split(UNIT, columns - 1)
     return ":".join(parts[1:] if entity.key.per_scope else parts)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from tidemark.store.base import Identity, RowKey
+from tidemark.store.base import Identity, InboxEntry, RowKey
 from tidemark_protocol import merge, rows
 from tidemark_protocol.errors import Postponed, Rejection
 from tidemark_protocol.merge import Op, Values, Write
@@ -38,7 +38,7 @@ class Differences:
         self._read: dict[Identity, Image | Unfit] = {}
         self._left: set[Identity] = set()
         self._named: dict[Identity, Captured] = {}
-        self.drained: list[int] = []
+        self.drained: list[InboxEntry] = []
 
     def take(self, units: Iterable[Unit]) -> None:
         """Take every difference of the rows known, then what follows from those that went; `units` are the inbox's.

@@ -91,8 +91,8 @@ class Drain:
         found = await self._placed(entries)
         done = await self._capture(found)
         for captured, taken in zip(found, done, strict=True):
-            for number in captured.entries:
-                self._pass_over(number, now, taken=taken)
+            for entry in captured.entries:
+                self._pass_over(entry.id, now, taken=taken)
         return sum(len(captured.entries) for captured, taken in zip(found, done, strict=True) if taken)
 
     def _pass_over(self, number: int, now: int, *, taken: bool) -> None:
@@ -126,8 +126,7 @@ class Drain:
             scopes = set(lives.get((key.entity, key.row), ())) if not key.scope else {key.scope}
             scopes |= {scope for scope in (there.get(identity),) if scope is not None}
             last = max(named, key=lambda entry: entry.captured_at)
-            numbers = tuple(entry.id for entry in named)
-            found.append(Captured(identity, numbers, last.captured_at, last.who or "", frozenset(scopes)))
+            found.append(Captured(identity, tuple(named), last.captured_at, last.who or "", frozenset(scopes)))
         return found
 
     def _scope_of(self, row: TableRow) -> str | None:
