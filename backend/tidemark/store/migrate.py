@@ -137,7 +137,8 @@ def _migrate_tables(connection: Connection, declaration: Declaration, migrations
         if wide := too_wide(declaration):
             raise Unfit("; ".join(wide))
         # Of the connection, not the transaction, which the first change of a table would end.
-        if connection.exec_driver_sql(f"SELECT GET_LOCK(CONCAT('tidemark ', MD5(DATABASE())), {_QUEUE})").scalar() != 1:
+        lock = f"SELECT GET_LOCK(CONCAT('tidemark ', LEFT(SHA2(DATABASE(), 256), 32)), {_QUEUE})"
+        if connection.exec_driver_sql(lock).scalar() != 1:
             raise Unavailable("another process has been migrating this database for an hour")
     command.upgrade(_config(connection, _alembic() / "versions", OWN_VERSIONS), "heads")
     if migrations is not None and any(migrations.glob("*.py")):
