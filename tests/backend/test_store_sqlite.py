@@ -324,7 +324,7 @@ async def test_another_program_writes_while_the_service_is_busy(path: Path) -> N
 
     async def occupied(transaction: Transaction) -> None:
         await transaction.save(saved(journal=[entry("workspace:7", 1)]))
-        time.sleep(0.03)  # noqa: ASYNC251 what a large batch takes; this is the writing thread
+        time.sleep(0.15)  # noqa: ASYNC251 what a large batch takes; this is the writing thread
 
     async with opened(path) as store:
         program = await asyncio.create_subprocess_exec(sys.executable, "-c", WRITER, str(path), "4")
