@@ -44,11 +44,11 @@ async def opened(settings: Settings, declaration: Declaration, *, draining: bool
     store: Store = make_store(settings, declaration)
     engine = make_engine(settings, declaration, store) if draining else None
     try:
-        await patiently(engine.start if engine is not None else store.open)
+        await (patiently(engine.start) if engine is not None else store.open())
     except InUse:
         await store.close()
         store, engine = make_store(settings, declaration, shared=True), None
-        await patiently(store.open)
+        await (patiently(store.open) if draining else store.open())
     try:
         yield Work(store, engine)
     finally:
