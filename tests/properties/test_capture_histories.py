@@ -85,9 +85,9 @@ class History:
                 await asyncio.gather(*(self.push(self.chance.choice(self.devices)) for _ in range(2)))
             elif step < 0.85:
                 await asyncio.gather(*(engine.drain.step() for engine in self.engines), self.push(self.devices[0]))
-            elif step < 0.92:
+            elif step < 0.9:
                 self.hold()
-            elif step < 0.97:
+            elif step < 0.93:
                 await self.world.store.report([self.identity() for _ in range(3)], self.world.time)
             else:
                 await self.settle()
@@ -109,7 +109,7 @@ class History:
         chance = self.chance
         self.number += 1
         if entity == "orders":
-            title = chance.choice([None, "a", "abc", *(["long"] if outside else [])])
+            title = chance.choice([None, "a", "abc", *(["long"] if outside and chance.random() < 0.3 else [])])
             labels = {key: chance.randrange(3) for key in chance.sample("kl", chance.randrange(3))}
             return {
                 "count": "many" if outside and chance.random() < 0.1 else self.number,
@@ -129,8 +129,16 @@ class History:
         if self.chance.random() < 0.3:
             memory.write_outside(identity, None, None, at, "cron")
             return
+        values = self.values(identity.entity, outside=True)
+        there = memory.table.get(identity)
+        if there is not None and self.chance.random() < 0.7:
+            some = self.chance.sample(sorted(values), self.chance.randrange(1, len(values) + 1))
+            memory.write_outside(
+                identity, there.scope, there.values | {name: values[name] for name in some}, at, "cron"
+            )
+            return
         scope = identity.text.partition(UNIT)[0] if identity.entity == "tags" else self.chance.choice(PLACES)
-        memory.write_outside(identity, scope, self.values(identity.entity, outside=True), at, "cron")
+        memory.write_outside(identity, scope, values, at, "cron")
 
     def hold(self) -> None:
         """Another program's transaction begins or ends."""
