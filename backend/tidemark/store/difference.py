@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
-from alembic.autogenerate import produce_migrations
+from alembic.autogenerate import produce_migrations, renderers
+from alembic.autogenerate.api import AutogenContext
 from alembic.migration import MigrationContext
 from alembic.operations import ops
 from sqlalchemy.engine import Connection
@@ -28,6 +29,18 @@ class Difference(NamedTuple):
     losses: list[str]
     undeclared: list[str]
     """Columns that no field stands for, and that rows can be written without."""
+
+
+class MissingIndexOp(ops.CreateIndexOp):
+    """An index of a revision that is made unless it is there: MySQL, unlike MariaDB, has no statement for that."""
+
+
+@renderers.dispatch_for(MissingIndexOp)
+def _rendered(context: AutogenContext, operation: MissingIndexOp) -> list[str]:
+    index = ops.CreateIndexOp.from_index(operation.to_index())
+    held = f'{{held["name"] for held in sa.inspect(op.get_bind()).get_indexes({operation.table_name!r})}}'
+    line = renderers.dispatch(index)(context, index)
+    return [f"if {operation.index_name!r} not in {held}:", f"    {line}"]
 
 
 def difference(connection: Connection, declaration: Declaration) -> Difference:
@@ -83,7 +96,8 @@ def as_it_was(connection: Connection, declaration: Declaration) -> list[ops.Migr
         found.append(ops.CreateTableOp(table.name, [*columns, table.primary_key, *constraints], if_not_exists=True))
         for index in table.indexes:
             if index.name in indexes:
-                made = ops.CreateIndexOp.from_index(index)
+                kind = MissingIndexOp if connection.dialect.name == "mysql" else ops.CreateIndexOp
+                made = kind.from_index(index)
                 made.if_not_exists = True
                 found.append(made)
     return found
