@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
+from weakref import proxy
 
 from tidemark.store.base import Identity, InboxEntry, RowKey
 from tidemark_protocol import merge, rows
@@ -33,7 +34,8 @@ class Differences:
     """Those of one batch: of the rows that the inbox named, and of the rows that mutations write."""
 
     def __init__(self, settlement: Settlement, reader: Reader) -> None:
-        self._merge = settlement
+        # Its owner: a strong reference back would leave every batch to the garbage collector.
+        self._merge: Settlement = proxy(settlement)
         self._reader = reader
         self._read: dict[Identity, Image | Unfit] = {}
         self._left: set[Identity] = set()

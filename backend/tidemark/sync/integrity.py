@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
+from weakref import proxy
 
 from tidemark.store.base import RowKey
 from tidemark_protocol.errors import Postponed, Rejection
@@ -30,7 +31,8 @@ class Integrity:
     """
 
     def __init__(self, settlement: Settlement) -> None:
-        self._merge = settlement
+        # Its owner: a strong reference back would leave every batch to the garbage collector.
+        self._merge: Settlement = proxy(settlement)
         self._referring: dict[Referring, set[str]] = defaultdict(set)
         self._holding: dict[Holding, set[str]] = defaultdict(set)
 
