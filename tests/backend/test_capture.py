@@ -164,6 +164,13 @@ async def postgresql_world(postgresql_url: str) -> AsyncIterator[SqlWorld]:
         yield world
 
 
+@pytest.fixture
+async def mariadb_world(mariadb_url: str) -> AsyncIterator[SqlWorld]:
+    """One on MariaDB."""
+    async with _adopted(mariadb_url) as world:
+        yield world
+
+
 @pytest.fixture(params=["postgresql_url", "mariadb_url"])
 async def held_world(request: pytest.FixtureRequest) -> AsyncIterator[SqlWorld]:
     """One on each database whose programs hold single rows."""
@@ -472,3 +479,25 @@ async def test_processes_that_drain_at_once_take_each_change_once(postgresql_wor
     assert (state.head, state.live) == (3_000, 3_000)
     assert await world.backlog() == 0
     await world.proved(W)
+
+
+async def test_a_table_blind_to_case_mixes_up_no_rows(mariadb_world: SqlWorld) -> None:
+    """Where the owner's collation takes two spellings for one key, a client's write touches neither the row nor the
+    tenant of the other spelling (I33).
+    """
+    world = mariadb_world
+    key = "varchar(128) CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci NOT NULL"
+    await world.sql(
+        f"ALTER TABLE tags MODIFY tenant_id {key}, MODIFY tag {key}",
+        "INSERT INTO tags VALUES ('ACME', 'x', 'red'), ('8', 'Y', 'blue')",
+    )
+    await world.grant("workspace:acme", ada="editor")
+    ada = world.device()
+    twins = (ada.put("tags", "x", scope="workspace:acme", fields={}), ada.put("tags", "y", scope="workspace:8"))
+    assert fates(await ada.push(*twins)) == ["row_taken", "row_taken"]
+    await world.drain()
+    await ada.push(ada.delete("tags", "y", scope="workspace:8"), ada.delete("tags", "x", scope="workspace:acme"))
+    assert await world.sql("SELECT * FROM tags ORDER BY tag") == [("ACME", "x", "red"), ("8", "Y", "blue")]
+    assert await ada.rows("workspace:acme") == {}
+    assert list(await ada.rows("workspace:8")) == [("tags", "Y")]
+    assert await world.backlog() == 0

@@ -25,7 +25,12 @@ class MysqlTable:
         self.table = table
         columns, name, scope = table.columns, table.name, table.scope.name
         self._keyed = [*table.key, table.scope]
-        same = all_of(f"{column.name} = %s" for column in self._keyed)
+        # Columns of other programs may be blind to case and accents, in which an index finds more than one is looking
+        # for: what is written is the row whose bytes are the same.
+        self._exact = [i for i, c in enumerate(self._keyed) if table.entity.adopted and c.kind == "text"]
+        bytes_of = "CAST(CONVERT({} USING utf8mb4) AS BINARY) = CAST(%s AS BINARY)"
+        exact = [bytes_of.format(self._keyed[i].name) for i in self._exact]
+        same = all_of([*(f"{column.name} = %s" for column in self._keyed), *exact])
         assigned = ", ".join(f"{column.name} = %s" for column in table.own) or f"{scope} = {scope}"
         self.insert = f"INSERT INTO {name} ({names(columns)}) VALUES ({marks(len(columns))})"
         self.update = f"UPDATE {name} SET {assigned} WHERE {same}"
@@ -43,10 +48,14 @@ class MysqlTable:
     def changes(self, images: Sequence[RowImage]) -> list[tuple[Any, ...]]:
         """The values of `update` for each image."""
         keyed = len(self._keyed)
-        return [(*row[keyed:], *row[:keyed]) for row in self.rows(images)]
+        return [(*row[keyed:], *row[:keyed], *(row[i] for i in self._exact)) for row in self.rows(images)]
+
+    def gone(self, keys: Sequence[RowKey]) -> list[tuple[Any, ...]]:
+        """The values of `delete` for each key."""
+        return [(*row, *(row[i] for i in self._exact)) for row in self.keys(keys)]
 
     def keys(self, keys: Sequence[RowKey]) -> list[tuple[Any, ...]]:
-        """The values of `delete` for each key."""
+        """The values of the key's columns and the scope column for each key."""
         return list(zip(*self.table.key_arguments(keys), strict=True))
 
     def places(self, keys: Sequence[RowKey]) -> Condition:

@@ -134,7 +134,7 @@ class MysqlTransaction:
         try:
             for entity, keys in removed.items():
                 table = self._tables[entity]
-                await self._each(table.delete, table.keys(keys))
+                await self._each(table.delete, table.gone(keys))
             for entity, some in images.items():
                 await self._write(self._tables[entity], some, set(removed.get(entity, ())))
         except Waited as waited:
