@@ -75,7 +75,8 @@ def adopt(entities: tuple[str, ...], **given: Any) -> None:
 
 def install(url: str, declaration: Declaration, chosen: Mapping[str, Entity]) -> None:
     """Make the triggers of all captured tables, and report the rows that were in some of them before."""
-    beside(url, lambda connection: triggers.install(connection, declaration), reading=False)
+    while beside(url, lambda connection: triggers.install_next(connection, declaration), reading=False):
+        pass
     part = replace(declaration, entities=chosen)
     while beside(url, lambda connection: triggers.report_next(connection, part), reading=False):
         pass

@@ -51,6 +51,8 @@ def migrate(url: str, declaration: Declaration, migrations: Path | None = None) 
         raise Unfit(
             f"the revisions in {migrations} are applied, but stop short of the declaration ({reasons}): write the next"
         )
+    while _in_transaction(url, lambda connection: triggers.install_next(connection, declaration)):
+        pass
     work = documents.Reshaping(declaration)
     while _in_transaction(url, work.step):
         pass
@@ -143,10 +145,7 @@ def _migrate_tables(connection: Connection, declaration: Declaration, migrations
     command.upgrade(_config(connection, _alembic() / "versions", OWN_VERSIONS), "heads")
     if migrations is not None and any(migrations.glob("*.py")):
         command.upgrade(_config(connection, migrations, DECLARED_VERSIONS), "heads")
-        left = _pending(connection, declaration)
-        if not left:
-            triggers.install(connection, declaration)
-        return left
+        return _pending(connection, declaration)
     found = difference(connection, declaration)
     if found.losses or found.undeclared:
         reasons = "; ".join(found.losses + found.undeclared)
@@ -154,7 +153,6 @@ def _migrate_tables(connection: Connection, declaration: Declaration, migrations
     operations = Operations(_version(connection, DECLARED_VERSIONS))
     for operation in found.operations:
         operations.invoke(operation)
-    triggers.install(connection, declaration)
     return []
 
 

@@ -116,22 +116,31 @@ def wanted(connection: Connection, declaration: Declaration) -> list[Trigger]:
     return found
 
 
-def install(connection: Connection, declaration: Declaration) -> None:
-    """Make the triggers as declared, by difference: those defined otherwise, or of what is no longer captured, go.
+def install_next(connection: Connection, declaration: Declaration) -> bool:
+    """Make the triggers of one table as declared, by difference: those defined otherwise, or of what is no longer
+    captured, go. Whether there was anything to do.
 
-    Tables whose writes were not all reported before are marked: `report_next` reports the rows there.
+    A table for each transaction: one that waited for a table while it held another could make a deadlock with
+    programs that write both. Tables whose writes were not all reported before are marked: `report_next` reports the
+    rows there.
     """
     held, plan = _held(connection), wanted(connection, declaration)
     sound = {(one.name, one.table) for one in held if one.enabled}
     covered = {_place(one) for one in held if one.enabled}
-    lacking = [one for one in plan if (one.name, one.table) not in sound]
+    planned, names = {(one.name, one.table) for one in plan}, {one.name for one in plan}
+    tables = [one.table for one in plan if (one.name, one.table) not in sound]
+    tables += [one.table for one in held if (one.name, one.table) not in planned and one.table is not None]
+    table = next(iter(tables), None)
+    lacking = [one for one in plan if (one.name, one.table) not in sound and one.table == table]
     new = dict.fromkeys(one.entity for one in lacking if one.event in ROW_EVENTS and _place(one) not in covered)
     _mark(connection, new, {one.entity for one in plan})
-    names = {one.name for one in plan}
-    off = [one for one in held if not one.enabled and one.table is not None and one.name in names]
+    off = [one for one in held if not one.enabled and table is not None and one.table == table and one.name in names]
+    # A function without a table is what is left of one that is no more.
+    gone = _unwanted(connection, [one for one in held if one.table in {table, None}], plan)
     _carry_out(connection, [_drop(connection, one, names) for one in off])
     _carry_out(connection, [statement for one in lacking for statement in one.create])
-    _carry_out(connection, _unwanted(connection, held, plan))
+    _carry_out(connection, gone)
+    return bool(off or lacking or gone)
 
 
 def remove(connection: Connection, entity: str) -> None:
