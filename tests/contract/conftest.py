@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.contract.client import SECRET, Service
+from tests.contract.shop import DECLARATION as SHOP
+from tests.contract.shop import Shop, Sql, make_tables
 from tests.servers import MariadbServer, PostgresServer, TidemarkServer
 
 DECLARATION = Path(__file__).with_name("schema.yaml")
@@ -77,6 +79,18 @@ def running(new_database: Callable[[], str], tmp_path_factory: pytest.TempPathFa
 def service(running: Running) -> Service:
     """The way to speak to the service that most tests share."""
     return running.service
+
+
+@pytest.fixture(scope="session")
+def shop(new_database: Callable[[], str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    """A service beside another program that writes the same database in SQL, which most of its tests share."""
+    with ExitStack() as stack:
+        launcher = Launcher(stack, new_database, tmp_path_factory)
+        database = launcher.new_database()
+        sql = stack.enter_context(Sql(database))
+        make_tables(sql)
+        running = launcher(database=database, schema=SHOP)
+        yield Shop(running.server, running.service, sql)
 
 
 @pytest.fixture(scope="module")
