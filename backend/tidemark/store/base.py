@@ -233,7 +233,7 @@ class Transaction(Protocol):
         """
 
     async def captured(self, identities: Collection[Identity]) -> list[InboxEntry]:
-        """The inbox's entries of these rows, in the order of ids."""
+        """Of each of these rows that has entries in the inbox, the one with the latest time."""
 
     async def save(self, saved: Saved) -> None:
         """Write it all; raises RowTaken, ConstraintFailed or Held, after which the transaction can only end.

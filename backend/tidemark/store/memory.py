@@ -333,8 +333,10 @@ class MemoryTransaction:
         return list(there.values()), held
 
     async def captured(self, identities: Collection[Identity]) -> list[InboxEntry]:
-        wanted = set(identities)
-        return sorted(entry for _, entry in self._waiting.items() if Identity(entry.entity, entry.identity) in wanted)
+        latest: dict[Identity, InboxEntry] = {}
+        for _, entry in sorted(self._waiting.items(), key=lambda item: (item[1].captured_at, item[0])):
+            latest[Identity(entry.entity, entry.identity)] = entry
+        return [latest[identity] for identity in dict.fromkeys(identities) if identity in latest]
 
     async def save(self, saved: Saved) -> None:
         try:

@@ -176,6 +176,11 @@ RAISE_FLOOR: Final = (
 )
 FORGET_JOURNAL: Final = "DELETE FROM sync_journal WHERE arrived < %s ORDER BY arrived LIMIT %s"
 ENTRY: Final = "SELECT id, entity, identity, captured_at, who FROM sync_inbox"
+CAPTURED: Final = """
+    SELECT id, entity, identity, captured_at, who FROM (
+        SELECT i.*, ROW_NUMBER() OVER (PARTITION BY entity, identity ORDER BY captured_at DESC, id DESC) AS number
+        FROM sync_inbox AS i WHERE {}
+    ) AS numbered WHERE number = 1"""
 REPORT: Final = "INSERT INTO sync_inbox (entity, identity, captured_at, who) VALUES (%s, %s, %s, %s)"
 WHO: Final = "SELECT USER()"
 BACKLOG: Final = "SELECT COUNT(*), MIN(captured_at) FROM sync_inbox"

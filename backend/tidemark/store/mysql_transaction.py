@@ -123,7 +123,7 @@ class MysqlTransaction:
         if not identities:
             return []
         where, values = any_of(["entity", "identity"], identities)
-        return [InboxEntry(*row) for row in await self._fetch(f"{statements.ENTRY} WHERE {where} ORDER BY id", *values)]
+        return [InboxEntry(*row) for row in await self._fetch(statements.CAPTURED.format(where), *values)]
 
     async def save(self, saved: Saved) -> None:
         removed = by_entity(sql.removed(saved, {name: table.table for name, table in self._tables.items()}))
@@ -156,7 +156,7 @@ class MysqlTransaction:
 
     async def _write(self, table: MysqlTable, images: list[RowImage], removed: set[RowKey]) -> None:
         """Change the rows that are said to be there, and insert the others; what is there against all odds is changed
-        too, if it is in the same scope.
+        too, if it is in the same scope and no other program's.
         """
         known = [image for image in images if not image.new and image.key not in removed]
         left = images
@@ -172,6 +172,9 @@ class MysqlTransaction:
             there = await self._there(table, left)
             if not there:
                 raise
+            if table.table.entity.capture:
+                self.failure = RowTaken(f"rows of {table.table.entity.name} have been made meanwhile")
+                raise self.failure from None
             self.failure = None
             await self._each(table.update, table.changes([image for image in left if image.key in there]))
             rest = [image for image in left if image.key not in there]

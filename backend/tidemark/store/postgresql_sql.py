@@ -48,8 +48,13 @@ class PostgresTable:
         self.upsert = (
             f"INSERT INTO {name} AS t ({names(columns)}) "
             f"SELECT {', '.join(f'v.c{i}{_cast(c)}' for i, c in enumerate(columns))} FROM {unnest(columns)} "
-            f"ON CONFLICT ({names(table.identity)}) DO UPDATE SET {taken_over(table)} "
-            f"WHERE t.{scope} = excluded.{scope}"
+            f"ON CONFLICT ({names(table.identity)}) DO "
+            # What another program has put there meanwhile is to be seen before it is written.
+            + (
+                "NOTHING"
+                if table.entity.capture
+                else f"UPDATE SET {taken_over(table)} WHERE t.{scope} = excluded.{scope}"
+            )
         )
         assigned = ", ".join(f"{c.name} = v.c{i}{_cast(c)}" for i, c in enumerate(columns) if c in table.own)
         self.update = (
@@ -269,8 +274,10 @@ INBOX: Final = f"""
 BACKLOG: Final = "SELECT count(*), min(captured_at) FROM sync_inbox"
 REPORT: Final = f"{_REPORT} SELECT v.*, $3, session_user FROM unnest($1::text[], $2::text[]) AS v"
 CAPTURED: Final = """
-    SELECT i.id, i.entity, i.identity, i.captured_at, i.who FROM unnest($1::text[], $2::text[]) AS v(entity, identity)
-    JOIN sync_inbox AS i ON i.identity = v.identity AND i.entity = v.entity ORDER BY i.id"""
+    SELECT DISTINCT ON (i.entity, i.identity) i.id, i.entity, i.identity, i.captured_at, i.who
+    FROM unnest($1::text[], $2::text[]) AS v(entity, identity)
+    JOIN sync_inbox AS i ON i.identity = v.identity AND i.entity = v.entity
+    ORDER BY i.entity, i.identity, i.captured_at DESC, i.id DESC"""
 DRAINED: Final = """
     DELETE FROM sync_inbox AS i USING unnest($1::bigint[], $2::text[], $3::text[]) AS v(id, entity, identity)
     WHERE i.id = v.id AND i.identity = v.identity AND i.entity = v.entity"""

@@ -159,16 +159,19 @@ class PostgresTransaction:
         return by_entity(sql.removed(saved, {name: table.table for name, table in self._tables.items()}))
 
     async def _write(self, table: PostgresTable, images: list[RowImage]) -> None:
-        left = await self._update(table, images) if table.table.entity.adopted else images
+        entity = table.table.entity
+        left = await self._update(table, images) if entity.adopted or entity.capture else images
         if left:
             await self._upsert(table, left)
-        if table.table.entity.capture:
-            await self._execute(table.report_changed, *table.rows(images), table.table.entity.name)
+        if entity.capture:
+            await self._execute(table.report_changed, *table.rows(images), entity.name)
 
     async def _upsert(self, table: PostgresTable, images: list[RowImage]) -> None:
         count = count_of(await self._execute(table.upsert, *table.rows(images)))
         if count < len(images):
-            raise RowTaken(f"{len(images) - count} rows of {table.table.entity.name} are in use in other scopes")
+            raise RowTaken(
+                f"{len(images) - count} rows of {table.table.entity.name} are in use, in other scopes perhaps"
+            )
 
     async def _update(self, table: PostgresTable, images: list[RowImage]) -> list[RowImage]:
         """Change rows in place, for a table may have columns that are not ours; gives those it does not hold."""

@@ -111,12 +111,11 @@ class SqliteTransaction:
         return [row for row in found if row is not None], set()
 
     async def captured(self, identities: Collection[Identity]) -> list[InboxEntry]:
-        found = [
+        return [
             entry
             for identity in dict.fromkeys(identities)
             for entry in sqlite_capture.entries(self._connection, statements.CAPTURED, (identity.text, identity.entity))
         ]
-        return sorted(found)
 
     async def save(self, saved: Saved) -> None:
         try:

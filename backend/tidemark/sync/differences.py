@@ -172,16 +172,13 @@ class Differences:
 
     def _origin(self, identity: Identity) -> tuple[int, str]:
         """When (ms) SQL changed the row last, and who; now, where no trigger told."""
-        named = self._named.get(identity)
-        if named is not None:
-            return named.at, named.who
-        entries = self._merge.facts.captured.get(identity)
-        if entries is None:
+        known = self._merge.facts.captured
+        if identity not in known:
             self._merge.needs.captured.add(identity)
-        if not entries:
-            return self._merge.now, ""
-        last = max(entries, key=lambda entry: entry.captured_at)
-        return last.captured_at, last.who or ""
+        named, latest = self._named.get(identity), known.get(identity)
+        if latest is not None and (named is None or latest.captured_at >= named.at):
+            return latest.captured_at, latest.who or ""
+        return (self._merge.now, "") if named is None else (named.at, named.who)
 
     def _record_unfit(self, unfit: Unfit, captured: Captured) -> None:
         entity = self._merge.declaration.entities[unfit.identity.entity]

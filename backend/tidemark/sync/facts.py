@@ -75,7 +75,8 @@ class Facts:
         """Those that a transaction of another program holds."""
         self.put_off: set[Identity] = set()
         """Those whose difference has consequences that such a transaction holds up."""
-        self.captured: dict[Identity, list[InboxEntry]] = {}
+        self.captured: dict[Identity, InboxEntry | None] = {}
+        """The latest that the inbox tells of a row."""
 
     async def load_rows(self, tx: Transaction, keys: Iterable[RowKey]) -> None:
         wanted = [key for key in dict.fromkeys(keys) if key not in self.rows]
@@ -125,7 +126,7 @@ class Facts:
         self.put_off |= needs.put_off
         await self.load_tables(tx, needs.writable, writable=True)
         await self.load_rows(tx, needs.rows)
-        await self._load_captured(tx, needs.captured)
+        await self.load_captured(tx, needs.captured)
         await self._load_recorded(tx, needs.recorded)
         await self._load_referring(tx, needs.referring)
         await self._load_holders(tx, needs.holders)
@@ -148,11 +149,11 @@ class Facts:
         entity = self._declaration.entities[identity.entity]
         return RowKey(scope_of(entity, identity) or "", entity.name, row_of(entity, identity))
 
-    async def _load_captured(self, tx: Transaction, needs: set[Identity]) -> None:
-        for identity in needs:
-            self.captured[identity] = []
-        for entry in await tx.captured(needs) if needs else ():
-            self.captured[Identity(entry.entity, entry.identity)].append(entry)
+    async def load_captured(self, tx: Transaction, identities: Collection[Identity]) -> None:
+        """What the inbox tells of these rows, having looked at their tables: of whatever was found there, or later."""
+        self.captured.update(dict.fromkeys(identities))
+        for entry in await tx.captured(identities) if identities else ():
+            self.captured[Identity(entry.entity, entry.identity)] = entry
 
     async def _load_recorded(self, tx: Transaction, needs: set[Recorded]) -> None:
         """What the journal recorded, oldest first; a question for each user, so that nobody's bound is used up by

@@ -56,6 +56,7 @@ class Merger:
         await facts.load_spent(tx, {p.reading for unit in units for p in unit.mutations if p.reading is not None})
         named = [u.captured.identity for u in units if u.captured is not None and not isinstance(u.doomed, Postponed)]
         await facts.load_tables(tx, named, writable=False)
+        await facts.load_captured(tx, named)
         await facts.load(tx, facts.named(mutations))
         for _ in range(MAX_ROUNDS):
             settlement = Settlement(
