@@ -353,7 +353,7 @@ def test_sqlite_holds_up_every_write_and_no_reading(shop: Shop) -> None:
 
 
 def test_what_refers_to_a_row_deleted_in_sql_follows_its_on_delete(shop: Shop) -> None:
-    """A DELETE in SQL cascades, sets null or keeps as declared, in the tables too; `restrict` counts as `keep` (I49)."""
+    """A DELETE in SQL cascades, sets null or keeps as declared, in tables too; `restrict` counts as `keep` (I49)."""
     ada, scope, tenant = shop.workspace()
     row = shop.insert(tenant)
     shop.arrives(ada, row, scope)
