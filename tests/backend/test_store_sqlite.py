@@ -22,8 +22,7 @@ from tidemark.store.base import UNIT, Identity, RowImage, RowKey, TableRow, Tran
 from tidemark.store.migrate import migrate
 from tidemark.store.sqlite import SqliteStore
 from tidemark.store.tables import Unfit
-from tidemark.sync.capture import Image, Reader
-from tidemark.sync.capture import Unfit as UnfitRow
+from tidemark.sync.capture import Image, Reader, UnfitRow
 from tidemark_protocol.model import Declaration
 from tidemark_protocol.schema import parse
 

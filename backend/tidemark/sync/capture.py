@@ -25,7 +25,7 @@ class Image(Struct, frozen=True):
     values: dict[str, Any]
 
 
-class Unfit(Struct, frozen=True):
+class UnfitRow(Struct, frozen=True):
     """A row of a captured table that the feed cannot hold, and why; `scope` where that can be told."""
 
     identity: Identity
@@ -56,7 +56,7 @@ class Reader:
         self._declared = declaration.entities
         self._max_doc = max_doc
 
-    def read(self, row: TableRow) -> Image | Unfit:
+    def read(self, row: TableRow) -> Image | UnfitRow:
         """What the feed can hold of a table row."""
         entity = self._declared[row.identity.entity]
         scope: str | None = None
@@ -70,7 +70,7 @@ class Reader:
             if len(_size_of.encode(values)) > self._max_doc:
                 raise Rejection("too_large", f"the document would hold more than {self._max_doc} bytes")
         except Rejection as why:
-            return Unfit(row.identity, scope, why)
+            return UnfitRow(row.identity, scope, why)
         return Image(RowKey(scope, entity.name, name), values)
 
 
@@ -90,6 +90,11 @@ def scope_of(entity: Entity, identity: Identity) -> str | None:
         return _scope(entity, identity.text.partition(UNIT)[0])
     except Rejection:
         return None
+
+
+def anywhere(entity: Entity, identity: Identity) -> RowKey:
+    """A key under which the feed's rows of an identity are found, whatever their scope."""
+    return RowKey(scope_of(entity, identity) or "", entity.name, row_of(entity, identity))
 
 
 def identity_of(entity: Entity, key: RowKey) -> Identity:

@@ -19,7 +19,7 @@ from tidemark_protocol.messages import Result, VerdictError
 from . import journal
 from .access import Principal
 from .batch import Stop, Unit
-from .capture import Captured, Image, Reader, Unfit, changed, identity_of, row_of, scope_of
+from .capture import Captured, Image, Reader, UnfitRow, changed, identity_of, row_of, scope_of
 from .feed import row_hash
 from .journal import Event
 
@@ -37,7 +37,7 @@ class Differences:
         # Its owner: a strong reference back would leave every batch to the garbage collector.
         self._merge: Settlement = proxy(settlement)
         self._reader = reader
-        self._read: dict[Identity, Image | Unfit] = {}
+        self._read: dict[Identity, Image | UnfitRow] = {}
         self._left: set[Identity] = set()
         self._named: dict[Identity, Captured] = {}
         self.drained: list[InboxEntry] = []
@@ -68,7 +68,7 @@ class Differences:
         if isinstance(doomed, Postponed) or captured.identity in self._left:
             return Result(0, "retry", error=VerdictError("unavailable", "its scope or what depends on it is held"))
         read = self._read.get(captured.identity)
-        if isinstance(read, Unfit) and read.scope is not None:
+        if isinstance(read, UnfitRow) and read.scope is not None:
             self._record_unfit(read, captured)
         self.drained.extend(captured.entries)
         return Result(0, "applied")
@@ -180,7 +180,7 @@ class Differences:
             return latest.captured_at, latest.who or ""
         return (self._merge.now, "") if named is None else (named.at, named.who)
 
-    def _record_unfit(self, unfit: Unfit, captured: Captured) -> None:
+    def _record_unfit(self, unfit: UnfitRow, captured: Captured) -> None:
         entity = self._merge.declaration.entities[unfit.identity.entity]
         event = Event(
             outcome="rejected",

@@ -17,7 +17,7 @@ from tidemark.store.base import FeedRow, Identity, InboxEntry, RowKey, ScopeStat
 from tidemark_protocol import clock
 from tidemark_protocol.model import Declaration
 
-from .capture import identity_of, row_of, scope_of
+from .capture import anywhere, identity_of
 from .feed import row_hash, values_of
 from .journal import Event, decode, events_of, spent_hash
 from .prepare import Prepared
@@ -142,12 +142,7 @@ class Facts:
         if writable:
             self.writable.update(wanted)
             self.held |= held
-        await self.load_rows(tx, map(self._anywhere, wanted))
-
-    def _anywhere(self, identity: Identity) -> RowKey:
-        """A key under which the feed's rows of an identity are found, whatever their scope."""
-        entity = self._declaration.entities[identity.entity]
-        return RowKey(scope_of(entity, identity) or "", entity.name, row_of(entity, identity))
+        await self.load_rows(tx, [anywhere(self._declaration.entities[i.entity], i) for i in wanted])
 
     async def load_captured(self, tx: Transaction, identities: Collection[Identity]) -> None:
         """What the inbox tells of these rows, having looked at their tables: of whatever was found there, or later."""

@@ -19,7 +19,7 @@ from tidemark_protocol.model import Declaration, Entity
 from tidemark_protocol.rows import row_problem
 
 from . import feed
-from .capture import Image, Reader, Unfit, changed, identity_of, row_of, scope_of
+from .capture import Image, Reader, UnfitRow, anywhere, changed, identity_of, row_of
 
 PAGE: Final = 1_000
 _ROUNDS: Final = 40
@@ -44,7 +44,7 @@ class Page(Struct):
     """
 
     rows: int = 0
-    unfit: list[Unfit] = []
+    unfit: list[UnfitRow] = []
     different: list[Difference] = []
     waiting: int = 0
     undecided: int = 0
@@ -61,7 +61,7 @@ class _Side(Struct):
     """What table, inbox and feed say of one row; `read` is None where the table has none."""
 
     identity: Identity
-    read: Image | Unfit | None
+    read: Image | UnfitRow | None
     held: list[FeedRow]
     waits: bool
 
@@ -72,7 +72,7 @@ class _Side(Struct):
         match self.read:
             case Image(key):
                 found.add(key.scope)
-            case Unfit(scope=str(scope)):
+            case UnfitRow(scope=str(scope)):
                 found.add(scope)
         return found
 
@@ -120,7 +120,7 @@ class Sweep:
 
     async def _page(self, entity: Entity, rows: list[TableRow]) -> Page:
         read = {row.identity: self._reader.read(row) for row in rows}
-        page = Page(len(rows), [image for image in read.values() if isinstance(image, Unfit)])
+        page = Page(len(rows), [image for image in read.values() if isinstance(image, UnfitRow)])
         held = await self._store.transact(lambda tx: self._held(tx, entity, read))
         await self._judge(entity, [i for i, image in read.items() if _compare(entity, image, held[i])], page)
         return page
@@ -180,7 +180,7 @@ class Sweep:
         match side.read:
             case Image(key):
                 return key
-            case Unfit(identity, str(scope)) if row_problem(entity, row_of(entity, identity)) is None:
+            case UnfitRow(identity, str(scope)) if row_problem(entity, row_of(entity, identity)) is None:
                 return RowKey(scope, entity.name, row_of(entity, identity))
             case _:
                 return None
@@ -197,7 +197,7 @@ class Sweep:
         self, tx: Transaction, entity: Entity, identities: Iterable[Identity]
     ) -> dict[Identity, list[FeedRow]]:
         """The live rows of the feed under each identity."""
-        keys = {i: RowKey(scope_of(entity, i) or "", entity.name, row_of(entity, i)) for i in identities}
+        keys = {i: anywhere(entity, i) for i in identities}
         live: dict[tuple[str, str], list[FeedRow]] = defaultdict(list)
         for row in await tx.load(set(keys.values())):
             if not row.deleted:
@@ -205,7 +205,7 @@ class Sweep:
         return {identity: live.get((key.scope, key.row), []) for identity, key in keys.items()}
 
 
-def _compare(entity: Entity, read: Image | Unfit | None, held: list[FeedRow]) -> tuple[What, tuple[str, ...]] | None:
+def _compare(entity: Entity, read: Image | UnfitRow | None, held: list[FeedRow]) -> tuple[What, tuple[str, ...]] | None:
     """How table and feed differ in one row, or None."""
     if not isinstance(read, Image):
         return ("surplus", ()) if held else None
