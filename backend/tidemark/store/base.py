@@ -8,7 +8,7 @@ Guarantees every store gives (the conformance suite holds them against each):
   whoever reads head N reads every change up to N, from any process (SPEC 9.5).
 * **Locks do not queue.** `lock` passes over scopes locked elsewhere; it returns those it got.
 * **A run is one snapshot**: head, floor, digest, members and changes of one `run` belong together (SPEC 5).
-* **Foreign errors are translated** here: the three exceptions below, each `from` the driver's.
+* **Foreign errors are translated** here: the exceptions below, each `from` the driver's.
 
 Everything is set-based: no call makes a round trip per row. `body` awaits nothing but its transaction (a store may run
 it in a thread of its own). Scopes, rows and clocks are compared byte by byte. Times are Unix milliseconds.
@@ -42,6 +42,14 @@ class ConstraintFailed(Exception):
 
 class Held(Exception):
     """What was saved waits for a row, key or unique value that another program's transaction has not committed yet."""
+
+
+class TableAway(Exception):
+    """The table of `entity` cannot be used for now: another program holds all of it, or has changed what it is."""
+
+    def __init__(self, message: str, entity: str) -> None:
+        super().__init__(message)
+        self.entity = entity
 
 
 class RowKey(NamedTuple):
@@ -229,14 +237,14 @@ class Transaction(Protocol):
         transaction of another program holds.
 
         The other rows of `lock` are locked until the end, without waiting: no other program changes them meanwhile.
-        A row that is not there is not locked.
+        A row that is not there is not locked. TableAway where a table is held as a whole for longer than a moment.
         """
 
     async def captured(self, identities: Collection[Identity]) -> list[InboxEntry]:
         """Of each of these rows that has entries in the inbox, the one with the latest time."""
 
     async def save(self, saved: Saved) -> None:
-        """Write it all; raises RowTaken, ConstraintFailed or Held, after which the transaction can only end.
+        """Write it all; raises RowTaken, ConstraintFailed, Held or TableAway: then the transaction can only end.
 
         What this writes into a captured table need not be reported to the inbox, unless the table holds something else
         afterwards than what was written: another program's trigger may change it.
@@ -309,8 +317,9 @@ class Store(Protocol):
     async def lease(self, name: str, owner: str, now: int, until: int) -> bool:
         """Take or keep a lease row of `sync_meta` until `until`; False while another holds it."""
 
-    async def inbox(self, passed: Collection[int], limit: int) -> list[InboxEntry]:
-        """The inbox's first entries in the order of ids, of entities declared as captured, without those `passed` over.
+    async def inbox(self, passed: Collection[int], limit: int, without: Collection[str] = ()) -> list[InboxEntry]:
+        """The inbox's first entries in the order of ids, of entities declared as captured, without those `passed` over
+        and `without` some entities.
 
         Others are left to processes that know them: a declaration may be ahead of this one.
         """

@@ -166,8 +166,8 @@ class MemoryStore:
         self.leases[name] = Lease(owner, until)
         return True
 
-    async def inbox(self, passed: Collection[int], limit: int) -> list[InboxEntry]:
-        entities = self.declaration.entities
+    async def inbox(self, passed: Collection[int], limit: int, without: Collection[str] = ()) -> list[InboxEntry]:
+        entities = {name: e for name, e in self.declaration.entities.items() if name not in without}
         found = (
             entry
             for number, entry in sorted(self.waiting.items())

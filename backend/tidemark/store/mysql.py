@@ -189,12 +189,13 @@ class MysqlStore:
 
         return await self._write(work)
 
-    async def inbox(self, passed: Collection[int], limit: int) -> list[InboxEntry]:
-        if not self._captured:
+    async def inbox(self, passed: Collection[int], limit: int, without: Collection[str] = ()) -> list[InboxEntry]:
+        wanted = tuple(name for name in self._captured if name not in without)
+        if not wanted:
             return []
         others = " AND id NOT IN %s" if passed else ""
         statement = f"{statements.ENTRY} WHERE entity IN %s{others} ORDER BY id LIMIT {int(limit)}"
-        found = await self._fetch(statement, self._captured, *([tuple(passed)] if passed else []))
+        found = await self._fetch(statement, wanted, *([tuple(passed)] if passed else []))
         return [InboxEntry(*row) for row in found]
 
     async def backlog(self) -> Backlog:

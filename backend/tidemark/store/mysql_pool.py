@@ -21,7 +21,7 @@ _SESSION: Final = (
     "sql_notes = 0",  # asyncmy would ask for each
     "time_zone = '+00:00'",
     "collation_connection = 'utf8mb4_bin'",
-    "lock_wait_timeout = 3",
+    "lock_wait_timeout = 1",  # for a table that is being changed
 )
 _MARIADB: Final = (
     "max_statement_time = 30",
@@ -40,6 +40,8 @@ _DECODERS: Final = {**converters.conversions, FIELD_TYPE.TIME: converters.conver
 _AGAIN: Final = frozenset({1020, 1213, 1412, 3101})
 """A deadlock, a conflict in a cluster, a table that was altered meanwhile: the transaction can be run again."""
 _WAITED: Final = 1205
+_UNFITTING: Final = frozenset({1054, 1142, 1143, 1146})
+"""No such column or table, or none for us."""
 _TAKEN: Final = 1062
 _DATA: Final = frozenset({1118, 1153, 1265, 1364, 1366, 1526, 1644, 3140, 3819, 4025})
 _DATA_CLASSES: Final = frozenset({"22", "23", "44", "45"})
@@ -60,6 +62,10 @@ class Again(Unavailable):
 
 class Waited(Unavailable):
     """A lock was waited for in vain."""
+
+
+class Unfitting(Exception):
+    """A table or column is missing, or not ours to use."""
 
 
 class Session:
@@ -153,7 +159,7 @@ class Session:
             with translated():
                 async with asyncio.timeout(_CLIENT_PATIENCE), self._connection.cursor() as cursor:
                     yield cursor
-        except (ConstraintFailed, RowTaken, Again, Waited):
+        except (ConstraintFailed, RowTaken, Again, Waited, Unfitting):
             self._whole = True
             raise
         self._whole = True
@@ -246,6 +252,8 @@ def _meaning(error: errors.MySQLError) -> Exception | None:
         return Again(text)
     if code == _WAITED:
         return Waited(text)
+    if code in _UNFITTING:
+        return Unfitting(text)
     if code in _DATA or kind in _DATA_CLASSES:
         return ConstraintFailed(text, unique=False)
     if code in _AWAY or kind in _AWAY_CLASSES or not isinstance(code, int) or code < 1000 or 2000 <= code < 3000:

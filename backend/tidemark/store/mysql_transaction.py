@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from hashlib import blake2b
 from typing import Any, Final, TypeVar
 
@@ -23,10 +24,11 @@ from .base import (
     RowTaken,
     Saved,
     ScopeState,
+    TableAway,
     TableRow,
 )
 from .entities import by_entity, identities_by_entity, images_by_entity
-from .mysql_pool import Session, Waited
+from .mysql_pool import Session, Unfitting, Waited
 from .mysql_sql import MysqlTable, any_of
 
 T = TypeVar("T")
@@ -103,7 +105,9 @@ class MysqlTransaction:
         table = self._tables[entity]
         statement, parameters = table.holders(scope, fields, values)
         asked = {each: each for each in values}
-        found = (table.held(fields, row) for row in await self._fetch(statement, *parameters))
+        with self._using(entity, whole=True):
+            rows = await self._fetch(statement, *parameters)
+        found = (table.held(fields, row) for row in rows)
         return [(asked[held], row) for held, row in found if held in asked]
 
     async def set_role(self, scope: str, user: str, role: str | None) -> None:
@@ -134,9 +138,11 @@ class MysqlTransaction:
         try:
             for entity, keys in removed.items():
                 table = self._tables[entity]
-                await self._each(table.delete, table.gone(keys))
+                with self._using(entity):
+                    await self._each(table.delete, table.gone(keys))
             for entity, some in images.items():
-                await self._write(self._tables[entity], some, set(removed.get(entity, ())))
+                with self._using(entity):
+                    await self._write(self._tables[entity], some, set(removed.get(entity, ())))
         except Waited as waited:
             self.failure = Held(str(waited)) if captured else waited
             raise self.failure from waited
@@ -212,9 +218,21 @@ class MysqlTransaction:
             table, wanted = self._tables[entity], set(some)
             query = table.read(some)
             if query is not None:
-                rows = map(table.table.table_row, await self._fetch(query[0] + locking, *query[1]))
-                found += [row for row in rows if row.identity in wanted]
+                with self._using(entity, whole=True):
+                    rows = await self._fetch(query[0] + locking, *query[1])
+                found += [row for row in map(table.table.table_row, rows) if row.identity in wanted]
         return found
+
+    @contextmanager
+    def _using(self, entity: str, *, whole: bool = False) -> Iterator[None]:
+        """Tell what makes a table itself unusable: that it is not what it was, or held where `whole`."""
+        try:
+            yield
+        except (Unfitting, Waited) as failure:
+            if isinstance(failure, Waited) and not whole:
+                raise
+            self.failure = TableAway(str(failure), entity)
+            raise self.failure from failure
 
     async def _fetch(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
         return await self._watched(self._session.fetch(statement, *values))

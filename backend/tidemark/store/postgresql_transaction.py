@@ -25,6 +25,7 @@ from .base import (
     RowTaken,
     Saved,
     ScopeState,
+    TableAway,
     TableRow,
     Unavailable,
 )
@@ -38,6 +39,8 @@ _GONE: Final = (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, Ti
 DRIVER: Final = (asyncpg.PostgresError, *_GONE)
 _DATA_CLASSES: Final = frozenset({"22", "23", "44", "54", "P0"})
 """SQLSTATE classes in which the data is to blame; P0 is what another program's trigger raises."""
+_TABLE_CLASSES: Final = frozenset({"0A", "42"})
+"""Those of a table that was changed: it lacks a column, say, or a statement was prepared for other types."""
 _AWAY_CLASSES: Final = frozenset({"08", "25", "28", "3D", "40", "53", "55", "57", "58"})
 
 
@@ -90,7 +93,8 @@ class PostgresTransaction:
         if not targets:
             return []
         table = self._tables[entity]
-        found = await self._fetch(table.referring(field), table.table.scope_value(scope), list(targets))
+        with self._using(entity):
+            found = await self._fetch(table.referring(field), table.table.scope_value(scope), list(targets))
         return [(target, row) for target, row in found]
 
     async def holders(
@@ -101,7 +105,8 @@ class PostgresTransaction:
         asked = list(values)
         table = self._tables[entity]
         columns = table.values(fields, asked)
-        found = await self._fetch(table.holders(fields), table.table.scope_value(scope), *columns)
+        with self._using(entity):
+            found = await self._fetch(table.holders(fields), table.table.scope_value(scope), *columns)
         return [(asked[number - 1], row) for number, row in found]
 
     async def set_role(self, scope: str, user: str, role: str | None) -> None:
@@ -116,12 +121,16 @@ class PostgresTransaction:
         locked: set[Identity] = set()
         for entity, some in identities_by_entity(lock).items():
             table = self._tables[entity]
-            found = await self._fetch(table.lock, *table.identities(some))
+            with self._using(entity):
+                await self._wait_briefly(f"LOCK TABLE ONLY {table.table.name} IN ROW EXCLUSIVE MODE")
+                found = await self._fetch(table.lock, *table.identities(some))
             locked.update(Identity(entity, record[0]) for record in found)
         rows: list[TableRow] = []
         for entity, some in identities_by_entity(identities).items():
             table = self._tables[entity]
-            found = await self._fetch(table.read, *table.identities(some))
+            with self._using(entity):
+                await self._wait_briefly()
+                found = await self._fetch(table.read, *table.identities(some))
             rows += [table.table.table_row(record) for record in found]
         wanted = set(lock)
         return rows, {row.identity for row in rows if row.identity in wanted and row.identity not in locked}
@@ -135,19 +144,20 @@ class PostgresTransaction:
     async def save(self, saved: Saved) -> None:
         written = {image.key.entity for image in saved.images} | {key.entity for key in saved.gone}
         if any(self._tables[entity].table.entity.capture for entity in written):
-            await self._execute(statements.WAIT_BRIEFLY)
-            self._waits_for_others = True
+            await self._wait_briefly()
         if saved.drained:
             named = [entry[:3] for entry in saved.drained]
             await self._execute(statements.DRAINED, *zip(*named, strict=True))
         with self._failing():
             for entity, keys in self._removed(saved).items():
                 table = self._tables[entity]
-                await self._execute(table.delete, *table.keys(keys))
-                if table.table.entity.capture:
-                    await self._execute(table.report_kept, *table.keys(keys), entity)
+                with self._using(entity, whole=False):
+                    await self._execute(table.delete, *table.keys(keys))
+                    if table.table.entity.capture:
+                        await self._execute(table.report_kept, *table.keys(keys), entity)
             for entity, images in images_by_entity(saved.images).items():
-                await self._write(self._tables[entity], images)
+                with self._using(entity, whole=False):
+                    await self._write(self._tables[entity], images)
             await self._execute(
                 statements.SAVE,
                 *columns_of(saved.feed, FeedRow),
@@ -184,6 +194,24 @@ class PostgresTransaction:
 
     async def _locked(self, scopes: Collection[str]) -> dict[str, ScopeState]:
         return {record[0]: ScopeState(*record) for record in await self._fetch(statements.LOCK, list(scopes))}
+
+    async def _wait_briefly(self, then: str = "") -> None:
+        """From now on wait for other programs no longer than a moment; `then` is another statement."""
+        if then or not self._waits_for_others:
+            self._waits_for_others = True
+            await self._execute(f"{statements.WAIT_BRIEFLY}; {then}")
+
+    @contextmanager
+    def _using(self, entity: str, *, whole: bool = True) -> Iterator[None]:
+        """Tell what makes a table itself unusable: that it is not what it was, or held where `whole`."""
+        try:
+            yield
+        except Exception as failure:
+            changed = isinstance(failure, asyncpg.PostgresError) and (failure.sqlstate or "")[:2] in _TABLE_CLASSES
+            if not changed and not (whole and isinstance(failure, Held)):
+                raise
+            self.failure = TableAway(str(failure), entity)
+            raise self.failure from failure
 
     async def _fetch(self, statement: str, *values: Any) -> list[asyncpg.Record]:
         with self._failing():

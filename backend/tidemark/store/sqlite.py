@@ -187,8 +187,8 @@ class SqliteStore:
         values = (f"lease:{name}", value, owner, now)
         return await self._write(lambda connection: connection.execute(statements.LEASE, values).rowcount == 1)
 
-    async def inbox(self, passed: Collection[int], limit: int) -> list[InboxEntry]:
-        values = (array(self._captured), array(passed), limit)
+    async def inbox(self, passed: Collection[int], limit: int, without: Collection[str] = ()) -> list[InboxEntry]:
+        values = (array([name for name in self._captured if name not in without]), array(passed), limit)
         return await self._read(lambda connection: sqlite_capture.entries(connection, statements.INBOX, values))
 
     async def backlog(self) -> Backlog:

@@ -23,6 +23,7 @@ from .base import (
     RowTaken,
     Saved,
     ScopeState,
+    TableAway,
     TableRow,
     Unavailable,
 )
@@ -86,11 +87,13 @@ class SqliteTransaction:
         if not values:
             return []
         statement, place = table.holders(fields), table.table.scope_value(scope)
-        return [
-            (asked, row)
-            for asked, parameters in zip(values, zip(*table.table.encoded(fields, values), strict=True), strict=True)
-            for (row,) in self._connection.execute(statement, (place, *parameters))
-        ]
+        parameters = zip(*table.table.encoded(fields, values), strict=True)
+        with self._using(entity):
+            return [
+                (asked, row)
+                for asked, given in zip(values, parameters, strict=True)
+                for (row,) in self._connection.execute(statement, (place, *given))
+            ]
 
     async def set_role(self, scope: str, user: str, role: str | None) -> None:
         if role is None:
@@ -104,11 +107,13 @@ class SqliteTransaction:
         lock: Collection[Identity],  # noqa: ARG002
     ) -> tuple[list[TableRow], set[Identity]]:
         # No other program writes while this transaction lasts, so none holds a row.
-        found = (
-            sqlite_capture.find(self._connection, self._tables[identity.entity], identity)
-            for identity in dict.fromkeys(identities)
-        )
-        return [row for row in found if row is not None], set()
+        found: list[TableRow] = []
+        for identity in dict.fromkeys(identities):
+            with self._using(identity.entity):
+                row = sqlite_capture.find(self._connection, self._tables[identity.entity], identity)
+            if row is not None:
+                found.append(row)
+        return found, set()
 
     async def captured(self, identities: Collection[Identity]) -> list[InboxEntry]:
         return [
@@ -130,9 +135,11 @@ class SqliteTransaction:
         write = self._connection.executemany
         for entity, keys in by_entity(sql.removed(saved, {n: t.table for n, t in self._tables.items()})).items():
             table = self._tables[entity]
-            write(table.delete, zip(*table.table.key_arguments(keys), strict=True))
+            with self._using(entity):
+                write(table.delete, zip(*table.table.key_arguments(keys), strict=True))
         for entity, images in images_by_entity(saved.images).items():
-            self._write_images(self._tables[entity], images)
+            with self._using(entity):
+                self._write_images(self._tables[entity], images)
         write(statements.FEED_UPSERT, map(astuple, saved.feed))
         write(
             statements.JOURNAL,
@@ -140,6 +147,17 @@ class SqliteTransaction:
         )
         self._connection.execute(statements.DRAINED, (array([entry.id for entry in saved.drained]),))
         write(statements.SCOPE, [(*astuple(state)[1:], state.scope) for state in saved.scopes])
+
+    @contextmanager
+    def _using(self, entity: str) -> Iterator[None]:
+        """Tell that a table is not what it was."""
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
+                raise
+            self.failure = TableAway(str(error), entity)
+            raise self.failure from error
 
     def _write_images(self, table: SqliteTable, images: list[RowImage]) -> None:
         if table.table.entity.adopted:

@@ -29,7 +29,7 @@ class Unit(Struct):
     """Neighbours that take effect together or not at all: a group, or one mutation (SPEC 4); or, without mutations,
     what SQL did to one row (`captured`).
 
-    `doomed` is set when the database refused the unit as it stood alone.
+    `doomed` is set when the database refused the unit as it stood alone, or a table that it names.
     """
 
     principal: Principal
@@ -38,6 +38,12 @@ class Unit(Struct):
     mutations: list[Prepared]
     doomed: Rejection | Postponed | None = None
     captured: Captured | None = None
+
+    def names(self, entity: str) -> bool:
+        """Whether it concerns rows of an entity by itself."""
+        if self.captured is not None:
+            return self.captured.identity.entity == entity
+        return any(prepared.entity == entity for prepared in self.mutations)
 
 
 class Cell(Struct):

@@ -9,7 +9,7 @@ from typing import Final
 import structlog
 from msgspec import Struct
 
-from tidemark.store.base import Identity, InboxEntry, RowKey, Store, TableRow, Transaction, Unavailable
+from tidemark.store.base import Identity, InboxEntry, RowKey, Store, TableAway, TableRow, Transaction, Unavailable
 from tidemark_protocol.errors import RequestError
 from tidemark_protocol.model import Declaration
 
@@ -26,10 +26,12 @@ _FIRST_PAUSE: Final = 50
 _LONGEST_PAUSE: Final = 2_000
 """Milliseconds that entries wait before they are tried again, twice as long each time."""
 _AFTER_FAILURE: Final = 1_000
+_LONGEST_AWAY: Final = 8_000
+"""Milliseconds that a table is left alone which cannot be used, after `_AFTER_FAILURE` and twice as long each time."""
 
 
 class Passed(Struct):
-    """An entry that could not be taken: when (ms) it is tried again, and how long it waited."""
+    """An entry, or a table, that could not be taken: when (ms) it is tried again, and how long it waited."""
 
     until: int
     pause: int
@@ -60,6 +62,7 @@ class Drain:
         self._owner = owner
         self._interval = interval
         self._passed: dict[int, Passed] = {}
+        self._away: dict[str, Passed] = {}
         self._renewed = -_LEASE_FOR
 
     async def run(self) -> None:
@@ -85,10 +88,17 @@ class Drain:
         """Take one page; how many entries the inbox let go of."""
         now = self._now()
         waiting = [number for number, passed in self._passed.items() if passed.until > now]
-        entries = await self._store.inbox(waiting, PAGE)
+        away = [entity for entity, passed in self._away.items() if passed.until > now]
+        entries = await self._store.inbox(waiting, PAGE, away)
         if not entries:
             return 0
-        found = await self._placed(entries)
+        try:
+            found = await self._placed(entries)
+        except TableAway as held:
+            self._leave_alone(held, now)
+            return await self.step()
+        for entity in {entry.entity for entry in entries}:
+            self._away.pop(entity, None)
         done = await self._capture(found)
         for captured, taken in zip(found, done, strict=True):
             for entry in captured.entries:
@@ -100,6 +110,13 @@ class Drain:
         if not taken:
             pause = _FIRST_PAUSE if before is None else min(before.pause * 2, _LONGEST_PAUSE)
             self._passed[number] = Passed(now + pause, pause)
+
+    def _leave_alone(self, away: TableAway, now: int) -> None:
+        before = self._away.get(away.entity)
+        pause = _AFTER_FAILURE if before is None else min(before.pause * 2, _LONGEST_AWAY)
+        self._away[away.entity] = Passed(now + pause, pause)
+        reason = str(away).partition("\n")[0]
+        log.warning("capture_table_away", entity=away.entity, reason=reason, again_in=pause / 1_000)
 
     async def _placed(self, entries: list[InboxEntry]) -> list[Captured]:
         """The rows that entries name, in the order they were named first, with the scopes to lock for each.

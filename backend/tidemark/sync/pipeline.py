@@ -13,7 +13,7 @@ from contextlib import suppress
 
 import structlog
 
-from tidemark.store.base import ConstraintFailed, Held, RowTaken, Store, Transaction, Unavailable
+from tidemark.store.base import ConstraintFailed, Held, RowTaken, Store, TableAway, Transaction, Unavailable
 from tidemark_protocol.errors import Postponed, Rejection, RequestError
 from tidemark_protocol.messages import Mutation, Result
 from tidemark_protocol.schema import Declaration
@@ -36,6 +36,8 @@ LINGER = 0.01
 """Seconds that a push waits for company while another batch is under way: one that is held up delays nobody longer."""
 _TAKEN_RETRIES = 3
 """Times that a batch is run again at once because a key changed hands, before the mutation is sought that wants it."""
+AWAY_FOR = 1.0
+"""Seconds that mutations of a table are put off at once which another program holds as a whole, or has changed."""
 _NOBODY = Principal("", "", admin=False, expires=0)
 
 
@@ -68,6 +70,7 @@ class Pipeline:
         self._weight = 0
         self._timer: asyncio.TimerHandle | None = None
         self._busy: set[str] = set()
+        self._away: dict[str, float] = {}
         self._running: set[asyncio.Task[None]] = set()
 
     # ── taking in ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -224,8 +227,17 @@ class Pipeline:
         slices = [part for part in slices if not _is_closed(part)]
         if not slices:
             return
+        self._put_off(slices)
         try:
             merged = await self._transact(slices)
+        except TableAway as away:
+            log.warning("table_away", entity=away.entity, reason=str(away).partition("\n")[0])
+            self._away[away.entity] = asyncio.get_running_loop().time() + AWAY_FOR
+            if self._put_off(slices):
+                await self._settle(slices)
+            else:
+                await self._settle_apart(slices, away)
+            return
         except (ConstraintFailed, RowTaken, Held) as refused:
             reason = str(refused).partition("\n")[0]
             log.info("data_refused", reason=reason, units=sum(len(part.units) for part in slices))
@@ -241,7 +253,16 @@ class Pipeline:
             part.request.clock = max(part.request.clock, self._merger.reflected(part.request, merged))
             part.request.take(results)
 
-    async def _settle_apart(self, slices: list[Slice], refused: ConstraintFailed | RowTaken | Held) -> None:
+    def _put_off(self, slices: list[Slice]) -> bool:
+        """Doom for now what names a table that cannot be used; whether there was any."""
+        now = asyncio.get_running_loop().time()
+        self._away = {entity: until for entity, until in self._away.items() if until > now}
+        units = [u for part in slices for u in part.units if u.doomed is None and any(map(u.names, self._away))]
+        for unit in units:
+            unit.doomed = Postponed("unavailable", "its table is held, or was changed, by another program")
+        return bool(units)
+
+    async def _settle_apart(self, slices: list[Slice], refused: _Refused) -> None:
         """In halves, in order, until a unit stands alone: that is the one to blame."""
         units = [Slice(part.request, [unit]) for part in slices for unit in part.units]
         if len(units) == 1:
@@ -264,8 +285,13 @@ class Pipeline:
         return await self._store.transact(body)
 
 
-def _doom(refused: ConstraintFailed | RowTaken | Held) -> Rejection | Postponed:
+_Refused = ConstraintFailed | RowTaken | Held | TableAway
+
+
+def _doom(refused: _Refused) -> Rejection | Postponed:
     """What a mutation is told that the database refuses; the reason may name what is not the caller's to know."""
+    if isinstance(refused, TableAway):
+        return Postponed("unavailable", "a table it depends on is held, or was changed, by another program")
     if isinstance(refused, Held):
         return Postponed("unavailable", "a transaction of another program holds a row, key or unique value it needs")
     if isinstance(refused, RowTaken):
