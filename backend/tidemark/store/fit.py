@@ -12,7 +12,7 @@ import asyncpg
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.engine import Connection, make_url
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from tidemark_protocol.model import Declaration, Entity
@@ -96,19 +96,32 @@ def claim(path: Path) -> IO[bytes]:
     return lock
 
 
-async def with_postgres(url: str, work: Callable[[Connection], T]) -> T:
-    """Do synchronous `work` in one transaction of a connection of its own."""
+def once(_: object) -> bool:
+    """Work that is done when it has been done once."""
+    return False
+
+
+async def with_postgres(url: str, work: Callable[[Connection], T], again: Callable[[T], bool] = once) -> T:
+    """Do synchronous `work` in a transaction of a connection of its own, and in another `again` as its result says."""
     engine = create_async_engine(
         "postgresql+asyncpg://", async_creator=lambda **_: asyncpg.connect(plain_url(url)), poolclass=NullPool
     )
     try:
-        async with engine.begin() as connection:
-            return await connection.run_sync(work)
+        return await _transactions(engine, work, again)
     finally:
         await engine.dispose()
 
 
-async def with_mysql(url: str, work: Callable[[Connection], T]) -> T:
+async def _transactions(engine: AsyncEngine, work: Callable[[Connection], T], again: Callable[[T], bool]) -> T:
+    async with engine.connect() as connection:
+        while True:
+            async with connection.begin():
+                result = await connection.run_sync(work)
+            if not again(result):
+                return result
+
+
+async def with_mysql(url: str, work: Callable[[Connection], T], again: Callable[[T], bool] = once) -> T:
     """The same on MySQL or MariaDB, where a statement that changes tables ends the transaction before and after it.
 
     Raises Unavailable when nothing answers, Unfit when whoever answers refuses, beside what `work` raises.
@@ -126,8 +139,7 @@ async def with_mysql(url: str, work: Callable[[Connection], T]) -> T:
 
     engine = create_async_engine(f"{kind}+asyncmy://", async_creator=creator, poolclass=NullPool)
     try:
-        async with engine.begin() as connection:
-            return await connection.run_sync(work)
+        return await _transactions(engine, work, again)
     finally:
         await engine.dispose()
         opened.close()

@@ -28,7 +28,7 @@ from tidemark_protocol.model import Declaration
 from . import documents, triggers
 from .base import Unavailable
 from .difference import as_it_was, difference, migration_context, plain
-from .fit import claim, faults, is_mysql, refused, sqlite_engine, sqlite_path, with_mysql, with_postgres
+from .fit import claim, faults, is_mysql, once, refused, sqlite_engine, sqlite_path, with_mysql, with_postgres
 from .mysql_types import BINARY, too_wide
 from .tables import ADVISORY_CLASS, DECLARED_VERSIONS, OWN_VERSIONS, Outright, Unfit, declared_metadata
 
@@ -51,13 +51,13 @@ def migrate(url: str, declaration: Declaration, migrations: Path | None = None) 
         raise Unfit(
             f"the revisions in {migrations} are applied, but stop short of the declaration ({reasons}): write the next"
         )
-    while _in_transaction(url, lambda connection: triggers.install_next(connection, declaration)):
-        pass
-    work = documents.Reshaping(declaration)
-    while _in_transaction(url, work.step):
-        pass
-    while _in_transaction(url, lambda connection: triggers.report_next(connection, declaration)):
-        pass
+    steps: list[Callable[[Connection], bool]] = [
+        lambda connection: triggers.install_next(connection, declaration),
+        documents.Reshaping(declaration).step,
+        lambda connection: triggers.report_next(connection, declaration),
+    ]
+    for step in steps:
+        _in_transaction(url, step, again=bool)
 
 
 def check(url: str, declaration: Declaration) -> list[str]:
@@ -255,18 +255,30 @@ def _is_sqlite(url: str) -> bool:
 
 
 def _in_transaction(
-    url: str, work: Callable[[Connection], T], *, alone: bool = True, begin: str = "BEGIN IMMEDIATE"
+    url: str,
+    work: Callable[[Connection], T],
+    *,
+    again: Callable[[T], bool] = once,
+    alone: bool = True,
+    begin: str = "BEGIN IMMEDIATE",
 ) -> T:
-    """Do `work` in one transaction; on SQLite with the file claimed, unless it only looks."""
+    """Do `work` in one transaction, and in another `again` as its result says; on SQLite with the file claimed, unless
+    it only looks.
+    """
     try:
         if not _is_sqlite(url):
-            return asyncio.run(with_mysql(url, work) if is_mysql(url) else with_postgres(url, work))
+            connected = with_mysql if is_mysql(url) else with_postgres
+            return asyncio.run(connected(url, work, again))
         path = Path(sqlite_path(url)).absolute()
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = claim(path) if alone else None
         try:
-            with sqlite_engine(str(path), begin).begin() as connection:
-                return work(connection)
+            engine = sqlite_engine(str(path), begin)
+            while True:
+                with engine.begin() as connection:
+                    result = work(connection)
+                if not again(result):
+                    return result
         finally:
             if lock is not None:
                 lock.close()
