@@ -13,7 +13,6 @@ from functools import lru_cache
 READING = re.compile(r"[0-9a-f]{12}-[0-9a-f]{4}-[0-9a-f]{16}")
 NODE = re.compile(r"[0-9a-f]{16}")
 MAX_COUNTER = 0xFFFF
-MAX_MILLIS = 0xFFFFFFFFFFFF
 LAST_INSTANT = 253402300799999
 """Milliseconds of 9999-12-31T23:59:59.999Z: a later reading has no RFC 3339 time."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -134,7 +134,7 @@ def test_people_are_told_what_can_go(shell: Shell) -> None:
     done = shell.run()
     assert done.exit_code == 0, done.output
     lines = [" ".join(line.split()) for line in done.output.splitlines()]
-    assert lines[1] == "3 2 1 2 2027-01-15 10:00 under a minute"
+    assert lines[1] == "3 2 1 2 2027-01-15 10:00 0 seconds"
     assert "Served, but no longer written under: 2, 4." in lines
     assert "`oldest` is 2 and may rise to 3." in lines
 

@@ -17,7 +17,6 @@ from tidemark import plugin
 from tidemark.settings import Settings
 from tidemark.store import migrate as migrations
 from tidemark.store import release, triggers
-from tidemark.store.base import UNIT
 from tidemark.store.cautions import cautions
 from tidemark.store.fit import misfits
 from tidemark.store.health import made
@@ -29,7 +28,7 @@ from tidemark_protocol.model import Declaration, Entity
 from tidemark_protocol.rows import ENTITY
 
 from .options import Faults, database_option, end, schema_option, settings_of
-from .work import Work, drained, log_to_stderr, opened, patiently, progress
+from .work import Work, drained, log_to_stderr, opened, patiently, progress, shown
 
 _NAMED: Final = 5
 """Rows that cannot be represented, named for each entity."""
@@ -150,7 +149,7 @@ def _tell(chosen: Mapping[str, Entity], taken: Taken) -> None:
     for name, page in taken.pages.items():
         click.echo(f"{name}: {page.rows - len(page.unfit):,} of {page.rows:,} rows of {chosen[name].table} are taken")
         for one in page.unfit[:_NAMED]:
-            click.echo(f"  cannot be represented: {one.identity.text.replace(UNIT, ', ')}: {one.why.message}")
+            click.echo(f"  cannot be represented: {shown(one.identity)}: {one.why.message}")
         if len(page.unfit) > _NAMED:
             click.echo(f"  and {len(page.unfit) - _NAMED:,} more: `tidemark doctor` names them all")
     rate = taken.rows / taken.seconds if taken.seconds else 0

@@ -15,13 +15,13 @@ from rich.table import Table
 
 from tidemark import plugin
 from tidemark.settings import Settings, read_duration
+from tidemark.store.health import age
 from tidemark.sync.numbers import Usage, usage
 from tidemark_protocol import clock
 from tidemark_protocol.model import Declaration
 
 from .options import Faults, database_option, end, schema_option, settings_of
-
-_DAY, _HOUR, _MINUTE = 86_400_000, 3_600_000, 60_000
+from .work import reading
 
 
 @click.command()
@@ -58,12 +58,8 @@ def _start(since: str | None) -> int | None:
 
 
 async def _counted(settings: Settings, declaration: Declaration, since: int | None) -> Usage:
-    store = plugin.make_store(settings, declaration, shared=True)
-    try:
-        await store.open()
+    async with reading(settings, declaration) as store:
         return await usage(store, since)
-    finally:
-        await store.close()
 
 
 def _wire(declaration: Declaration, found: Usage) -> dict[str, Any]:
@@ -91,7 +87,7 @@ def _table(found: Usage) -> Table:
     made.add_column("longest offline")
     for number in found.numbers:
         counts = (number.number, number.clients, number.users, number.mutations)
-        made.add_row(*map(str, counts), _moment(number.last), _lapse(number.waited))
+        made.add_row(*map(str, counts), _moment(number.last), age(number.waited))
     return made
 
 
@@ -120,11 +116,3 @@ def _range(ends: tuple[int, int]) -> str:
 
 def _moment(millis: int) -> str:
     return clock.instant_of_millis(millis)[:16].replace("T", " ")
-
-
-def _lapse(millis: int) -> str:
-    """A duration in its largest unit."""
-    for unit, name in ((_DAY, "d"), (_HOUR, "h"), (_MINUTE, "min")):
-        if millis >= unit:
-            return f"{millis // unit} {name}"
-    return "under a minute"

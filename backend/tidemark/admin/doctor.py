@@ -17,7 +17,7 @@ from tidemark import plugin
 from tidemark.settings import Settings, read_duration
 from tidemark.store import health, settings_health, triggers
 from tidemark.store import migrate as migrations
-from tidemark.store.base import UNIT, Identity, Unavailable
+from tidemark.store.base import Identity, Unavailable
 from tidemark.store.health import Finding, Limits
 from tidemark.store.tables import Unfit
 from tidemark.sync.capture import identity_of
@@ -26,7 +26,7 @@ from tidemark_protocol.model import Declaration, Entity
 
 from .adoption import install
 from .options import Faults, database_option, schema_option, settings_of
-from .work import Work, drained, log_to_stderr, opened, progress
+from .work import Work, drained, log_to_stderr, opened, progress, shown
 
 _CODES: Final = {"note": 0, "warning": 1, "fault": 2}
 """Exit codes."""
@@ -298,11 +298,6 @@ async def _different(
 
 def _reason(difference: Difference) -> str:
     return _WHAT[difference.what] or f"other values of {', '.join(difference.fields)}"
-
-
-def shown(identity: Identity) -> str:
-    """An identity for people."""
-    return identity.text.replace(UNIT, ", ")
 
 
 def _lines(report: Report) -> Iterator[str]:

@@ -14,7 +14,10 @@ from tidemark_protocol.errors import DeclarationError
 
 schema_option = click.option("--schema", metavar="FILE", help="The declaration.  [TIDEMARK_SCHEMA]")
 database_option = click.option(
-    "--database", "database_url", metavar="URL", help="sqlite:////path or postgresql://…  [TIDEMARK_DATABASE_URL]"
+    "--database",
+    "database_url",
+    metavar="URL",
+    help="sqlite:////path, postgresql://… or mysql://…  [TIDEMARK_DATABASE_URL]",
 )
 
 

@@ -21,6 +21,7 @@ from tidemark_protocol import rows
 from tidemark_protocol.model import Entity
 
 from .options import Faults, database_option, end, schema_option, settings_of
+from .work import reading
 
 _STYLES: Final = {"superseded": "yellow", "rejected": "red"}
 _SHOWN: Final = 60
@@ -60,12 +61,8 @@ async def _told(settings: Settings, name: str, row: str, scope: str | None, limi
     if entity is None:
         end([f"there is no entity {name!r}; there are {', '.join(declaration.entities)}"])
     _check_names(entity, row, scope)
-    store = plugin.make_store(settings, declaration, shared=True)
-    try:
-        await store.open()
+    async with reading(settings, declaration) as store:
         return await stories(store, entity, row, scope, limit)
-    finally:
-        await store.close()
 
 
 def _check_names(entity: Entity, row: str, scope: str | None) -> None:

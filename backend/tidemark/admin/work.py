@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tidemark import log
 from tidemark.plugin import make_engine, make_store
 from tidemark.settings import Settings
-from tidemark.store.base import Store, Unavailable
+from tidemark.store.base import UNIT, Identity, Store, Unavailable
 from tidemark.store.health import last_entry
 from tidemark.store.migrate import beside
 from tidemark.store.tables import InUse
@@ -55,6 +55,17 @@ async def opened(settings: Settings, declaration: Declaration, *, draining: bool
         await (engine.stop() if engine is not None else store.close())
 
 
+@asynccontextmanager
+async def reading(settings: Settings, declaration: Declaration) -> AsyncIterator[Store]:
+    """The store opened beside a service, to be read alone."""
+    store = make_store(settings, declaration, shared=True)
+    try:
+        await store.open()
+        yield store
+    finally:
+        await store.close()
+
+
 async def patiently(act: Callable[[], Awaitable[T]]) -> T:
     """Do something that can be repeated, again and again for a while as long as the database is busy or away."""
     begun = time.monotonic()
@@ -85,6 +96,11 @@ async def drained(work: Work, url: str, tell: Callable[[int], None]) -> int:
         await asyncio.sleep(_LOOK)
     tell(0)
     return 0
+
+
+def shown(identity: Identity) -> str:
+    """An identity for people."""
+    return identity.text.replace(UNIT, ", ")
 
 
 def progress() -> Progress:

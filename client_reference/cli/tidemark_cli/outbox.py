@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
-from msgspec import Struct, structs
+from msgspec import Struct
 
 from tidemark_protocol.clock import Clock
 from tidemark_protocol.messages import VerdictError
@@ -211,11 +211,6 @@ class Outbox:
 
     def discard_letters(self, letters: Iterable[DeadLetter]) -> None:
         self._sql.executemany("DELETE FROM dead_letter WHERE seq = ?", [(letter.mutation.seq,) for letter in letters])
-
-
-def renumbered(mutation: Pending, schema: int) -> Pending:
-    """The same mutation as one of another schema number."""
-    return structs.replace(mutation, schema=schema)
 
 
 def _text(fields: dict[str, Any] | None) -> str | None:

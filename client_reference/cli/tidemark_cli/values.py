@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from tidemark_protocol.merge import escape, split
+from tidemark_protocol.merge import split
 from tidemark_protocol.model import Entity, Field
 
 from .errors import TideError
@@ -112,10 +112,6 @@ def whole(values: Mapping[str, Any]) -> dict[str, Any]:
         else:
             fields.setdefault(field, {})
     return fields
-
-
-def path_of(field: str, key: str | None) -> str:
-    return field if key is None else f"{field}/{escape(key)}"
 
 
 def to_text(value: Any) -> str:
