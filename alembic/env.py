@@ -8,8 +8,8 @@ import os
 from sqlalchemy import Connection
 
 from alembic import context
-from tidemark.store.fit import is_mysql, sqlite_engine, sqlite_path, with_mysql, with_postgres
-from tidemark.store.tables import OWN_VERSIONS, own_metadata
+from tidemark.store.schema.fit import is_mysql, sqlite_engine, sqlite_path, with_mysql, with_postgres
+from tidemark.store.schema.tables import OWN_VERSIONS, own_metadata
 
 
 def run(connection: Connection) -> None:

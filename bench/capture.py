@@ -26,7 +26,7 @@ from websockets.typing import Subprotocol
 
 from examples.orders import generate
 from tests.servers import MariadbServer, PostgresServer, TidemarkServer
-from tidemark.store.migrate import migrate
+from tidemark.store.schema.migrate import migrate
 from tidemark_protocol.schema import parse
 
 from .inserts import customer

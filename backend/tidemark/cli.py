@@ -36,7 +36,7 @@ from .settings import (
     unknown,
     variable,
 )
-from .store import migrate as migrations
+from .store.schema import migrate as migrations
 
 _LISTEN_BACKLOG = 2048
 _WS_MAX_SIZE = 2 * 1024 * 1024

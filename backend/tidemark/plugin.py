@@ -28,11 +28,10 @@ from tidemark_protocol.schema import Declaration, parse
 
 from .log import OnRequest, request_line
 from .settings import Settings, SettingsError, variable
-from .store.base import Store
-from .store.fit import is_mysql
+from .store.base import Store, Unfit
 from .store.postgresql import PostgresStore
+from .store.schema.fit import is_mysql
 from .store.sqlite import SqliteStore
-from .store.tables import Unfit
 from .sync.engine import Engine
 from .wake.base import Wake
 from .wake.local import LocalWake
@@ -204,9 +203,8 @@ def _mysql_store() -> type[MysqlStore]:
     """Imported only where it is asked for: its driver is an extra."""
     try:
         from .store.mysql import MysqlStore  # noqa: PLC0415
-    except (ImportError, Unfit) as fault:
-        why = f"MySQL and MariaDB need their driver, install tidemark[mysql] ({fault})"
-        raise SettingsError([f"{variable('database_url')}: {why}"]) from fault
+    except Unfit as fault:
+        raise SettingsError([f"{variable('database_url')}: {fault}"]) from fault
     return MysqlStore
 
 

@@ -20,7 +20,7 @@ from click.testing import CliRunner, Result
 from tidemark.cli import main
 from tidemark.plugin import make_engine, make_store, read_declaration
 from tidemark.settings import Settings, variable
-from tidemark.store.migrate import beside
+from tidemark.store.schema.migrate import beside
 from tidemark.sync.access import Principal
 from tidemark.sync.engine import Engine
 from tidemark_protocol import clock

@@ -14,7 +14,7 @@ from tests.outside import Program
 from tidemark.plugin import make_store
 from tidemark.settings import Settings
 from tidemark.store.base import Store
-from tidemark.store.migrate import migrate
+from tidemark.store.schema.migrate import migrate
 from tidemark.sync.engine import Engine
 from tidemark_protocol.model import Declaration
 from tidemark_protocol.schema import parse

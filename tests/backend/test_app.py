@@ -13,7 +13,7 @@ from tests.backend.conftest import DECLARATION, PULL, SECRET, bearer
 from tidemark.app import create_app
 from tidemark.log import RequestLine
 from tidemark.settings import Settings
-from tidemark.store.migrate import migrate
+from tidemark.store.schema.migrate import migrate
 
 SCHEMA = Path(__file__).resolve().parents[1] / "contract" / "schema.yaml"
 ORIGIN = "https://app.example"

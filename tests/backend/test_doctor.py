@@ -16,7 +16,7 @@ import pytest
 from tests.backend.shop import Shop, note
 from tests.servers import TidemarkServer
 from tidemark.store import health, settings_health
-from tidemark.store.migrate import beside
+from tidemark.store.schema.migrate import beside
 
 HOUR = 3_600_000
 

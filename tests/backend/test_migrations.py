@@ -13,12 +13,13 @@ from sqlalchemy.engine import Connection
 
 from tests.conformance.declared import DECLARATION
 from tests.servers import MariadbServer
-from tidemark.store.difference import difference
-from tidemark.store.documents import Shape, changes
-from tidemark.store.fit import claim, is_mysql, sqlite_path
-from tidemark.store.migrate import _in_transaction as in_transaction
-from tidemark.store.migrate import check, migrate, revision
-from tidemark.store.tables import Unfit, metadata_for
+from tidemark.store.base import Unfit
+from tidemark.store.schema.difference import difference
+from tidemark.store.schema.documents import Shape, changes
+from tidemark.store.schema.fit import claim, is_mysql, sqlite_path
+from tidemark.store.schema.migrate import _in_transaction as in_transaction
+from tidemark.store.schema.migrate import check, migrate, revision
+from tidemark.store.schema.tables import metadata_for
 from tidemark_protocol.model import Declaration
 from tidemark_protocol.schema import parse
 

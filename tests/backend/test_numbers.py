@@ -16,7 +16,7 @@ from tidemark.cli import main
 from tidemark.plugin import make_store
 from tidemark.settings import Settings, variable
 from tidemark.store.base import EventQuery
-from tidemark.store.migrate import migrate
+from tidemark.store.schema.migrate import migrate
 from tidemark.sync import numbers
 from tidemark.sync.journal import decode
 from tidemark.sync.numbers import Number, Usage, usage

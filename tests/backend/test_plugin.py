@@ -15,9 +15,9 @@ from litestar.testing import TestClient
 from tests.backend.conftest import DECLARATION, PULL, PUSH, SECRET, bearer, note
 from tidemark.plugin import SyncConfig, SyncPlugin, make_store, make_wake
 from tidemark.settings import Settings, SettingsError
-from tidemark.store.migrate import migrate
 from tidemark.store.mysql import MysqlStore
 from tidemark.store.postgresql import PostgresStore
+from tidemark.store.schema.migrate import migrate
 from tidemark.store.sqlite import SqliteStore
 from tidemark.wake.local import LocalWake
 from tidemark.wake.polling import PollingWake

@@ -17,13 +17,12 @@ from tests.conformance.declared import DECLARATION
 from tests.conformance.stores import now
 from tests.conformance.writing import STAMP, apply, put, saved, uuid
 from tests.servers import MariadbServer, PostgresServer
-from tidemark.store.base import ConstraintFailed, RowImage, RowKey, Transaction, Unavailable
-from tidemark.store.migrate import _in_transaction as in_transaction
-from tidemark.store.migrate import migrate
+from tidemark.store.base import ConstraintFailed, RowImage, RowKey, Transaction, Unavailable, Unfit
 from tidemark.store.mysql import MysqlStore
 from tidemark.store.postgresql import PostgresStore
+from tidemark.store.schema.migrate import _in_transaction as in_transaction
+from tidemark.store.schema.migrate import migrate
 from tidemark.store.sqlite import SqliteStore
-from tidemark.store.tables import Unfit
 from tidemark_protocol.model import Declaration
 from tidemark_protocol.schema import parse
 

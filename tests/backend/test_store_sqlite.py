@@ -17,11 +17,10 @@ import pytest
 from tests.conformance.stores import now
 from tests.conformance.writing import STAMP, entry, save, saved, write
 from tests.conformance.writing import put as row_put
-from tidemark.store import sqlite
-from tidemark.store.base import UNIT, Identity, RowImage, RowKey, TableRow, Transaction, Unavailable
-from tidemark.store.migrate import migrate
+from tidemark.store.base import UNIT, Identity, RowImage, RowKey, TableRow, Transaction, Unavailable, Unfit
+from tidemark.store.schema.migrate import migrate
 from tidemark.store.sqlite import SqliteStore
-from tidemark.store.tables import Unfit
+from tidemark.store.sqlite import store as sqlite
 from tidemark.sync.capture import Image, Reader, UnfitRow
 from tidemark_protocol.model import Declaration
 from tidemark_protocol.schema import parse

@@ -19,7 +19,7 @@ from tidemark.cli import main
 from tidemark.plugin import make_store
 from tidemark.settings import Settings, variable
 from tidemark.store.base import Saved, Transaction
-from tidemark.store.migrate import migrate
+from tidemark.store.schema.migrate import migrate
 from tidemark.sync import journal
 from tidemark.sync.journal import Event
 from tidemark.sync.story import Chapter, Story, stories

@@ -26,10 +26,10 @@ from tests.backend.trigger_world import (
     set_up,
     wanted,
 )
-from tidemark.store import triggers
 from tidemark.store.base import UNIT
-from tidemark.store.migrate import check, migrate, revision
-from tidemark.store.triggers_sql import label
+from tidemark.store.schema import triggers
+from tidemark.store.schema.migrate import check, migrate, revision
+from tidemark.store.schema.triggers_sql import label
 from tidemark_protocol.schema import parse
 
 

@@ -12,9 +12,9 @@ from sqlalchemy.engine import Connection
 
 from tests.backend.trigger_world import DECLARATION, THREE, Writer, kinds, set_up
 from tests.servers import MariadbServer, PostgresServer
-from tidemark.store import triggers
 from tidemark.store.base import UNIT, Unavailable
-from tidemark.store.migrate import check, migrate
+from tidemark.store.schema import triggers
+from tidemark.store.schema.migrate import check, migrate
 
 
 @pytest.fixture

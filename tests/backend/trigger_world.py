@@ -8,10 +8,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from tidemark.store import triggers
-from tidemark.store.migrate import _in_transaction as in_transaction
-from tidemark.store.migrate import check, migrate
-from tidemark.store.triggers_sql import Trigger
+from tidemark.store.schema import triggers
+from tidemark.store.schema.migrate import _in_transaction as in_transaction
+from tidemark.store.schema.migrate import check, migrate
+from tidemark.store.schema.triggers_sql import Trigger
 from tidemark_protocol.model import Declaration
 from tidemark_protocol.schema import parse
 

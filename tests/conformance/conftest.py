@@ -11,7 +11,7 @@ from tests.conformance.declared import DECLARATION
 from tests.conformance.stores import KINDS, Database, empty
 from tests.servers import MariadbServer, PostgresServer
 from tidemark.store.base import Store
-from tidemark.store.migrate import migrate
+from tidemark.store.schema.migrate import migrate
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -23,8 +23,8 @@ from tests.backend.engine_world import DECLARATION, Device, Json, World, fates, 
 from tests.properties.fold import Folded
 from tests.properties.plain_rows import REFERRING, Model, Name, restricted, target_of, write_of
 from tidemark.store.base import EventQuery, Store
-from tidemark.store.migrate import migrate
 from tidemark.store.postgresql import PostgresStore
+from tidemark.store.schema.migrate import migrate
 from tidemark.store.sqlite import SqliteStore
 from tidemark.sync.journal import decode
 from tidemark_protocol import clock, digest

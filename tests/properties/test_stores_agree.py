@@ -22,9 +22,9 @@ from tests.conformance.writing import Change, apply, at, delete, entry, pages, p
 from tests.servers import MariadbServer, PostgresServer
 from tidemark.store.base import ConstraintFailed, EventQuery, FeedRow, JournalRow, RowKey, RowTaken, Store, Transaction
 from tidemark.store.memory import MemoryStore
-from tidemark.store.migrate import migrate
 from tidemark.store.mysql import MysqlStore
 from tidemark.store.postgresql import PostgresStore
+from tidemark.store.schema.migrate import migrate
 from tidemark.store.sqlite import SqliteStore
 
 T = TypeVar("T")

@@ -24,7 +24,7 @@ from tests.contract.stream import Follower, Stream
 from tests.outside import Program
 from tests.race import sql_storm as storm
 from tests.servers import TidemarkServer
-from tidemark.store.migrate import migrate
+from tidemark.store.schema.migrate import migrate
 from tidemark_protocol.schema import parse
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

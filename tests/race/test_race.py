@@ -18,7 +18,7 @@ from tests.conformance.stores import now
 from tests.race.load import SCOPES, Reader, Versions, block, shared, suspend, write
 from tests.servers import MariadbServer, PostgresServer
 from tidemark.store.base import Store
-from tidemark.store.migrate import migrate
+from tidemark.store.schema.migrate import migrate
 from tidemark.store.sqlite import SqliteStore
 from tidemark_protocol import digest
 

@@ -15,13 +15,13 @@ from rich.progress import Progress
 
 from tidemark import plugin
 from tidemark.settings import Settings
-from tidemark.store import migrate as migrations
-from tidemark.store import release, triggers
-from tidemark.store.cautions import cautions
-from tidemark.store.fit import misfits
+from tidemark.store.base import Unfit
 from tidemark.store.health import made
-from tidemark.store.migrate import beside
-from tidemark.store.tables import Unfit
+from tidemark.store.schema import migrate as migrations
+from tidemark.store.schema import release, triggers
+from tidemark.store.schema.cautions import cautions
+from tidemark.store.schema.fit import misfits
+from tidemark.store.schema.migrate import beside
 from tidemark.sync import journal
 from tidemark.sync.sweep import Page, Sweep
 from tidemark_protocol.model import Declaration, Entity

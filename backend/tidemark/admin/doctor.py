@@ -15,11 +15,11 @@ from msgspec import Struct
 
 from tidemark import plugin
 from tidemark.settings import Settings, read_duration
-from tidemark.store import health, settings_health, triggers
-from tidemark.store import migrate as migrations
-from tidemark.store.base import Identity, Unavailable
+from tidemark.store import health, settings_health
+from tidemark.store.base import Identity, Unavailable, Unfit
 from tidemark.store.health import Finding, Limits
-from tidemark.store.tables import Unfit
+from tidemark.store.schema import migrate as migrations
+from tidemark.store.schema import triggers
 from tidemark.sync.capture import identity_of
 from tidemark.sync.sweep import Difference, Page, Sweep
 from tidemark_protocol.model import Declaration, Entity

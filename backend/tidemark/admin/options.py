@@ -8,8 +8,7 @@ from typing import Any, NoReturn
 import click
 
 from tidemark.settings import Settings, SettingsError
-from tidemark.store.base import Unavailable
-from tidemark.store.tables import Unfit
+from tidemark.store.base import Unavailable, Unfit
 from tidemark_protocol.errors import DeclarationError
 
 schema_option = click.option("--schema", metavar="FILE", help="The declaration.  [TIDEMARK_SCHEMA]")

@@ -15,10 +15,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tidemark import log
 from tidemark.plugin import make_engine, make_store
 from tidemark.settings import Settings
-from tidemark.store.base import UNIT, Identity, Store, Unavailable
+from tidemark.store.base import UNIT, Identity, InUse, Store, Unavailable
 from tidemark.store.health import last_entry
-from tidemark.store.migrate import beside
-from tidemark.store.tables import InUse
+from tidemark.store.schema.migrate import beside
 from tidemark.sync.engine import Engine
 from tidemark_protocol.model import Declaration
 

@@ -28,6 +28,14 @@ class Unavailable(Exception):
     """The database is away, busy beyond its time limits, or ended the transaction: trying again later may help."""
 
 
+class Unfit(Exception):
+    """The database cannot be used as it stands; the message says why, and what would mend it."""
+
+
+class InUse(Unfit):
+    """Another process has the database, which serves one alone."""
+
+
 class RowTaken(Exception):
     """A key was taken in another scope between `load` and `save`: run the transaction again."""
 

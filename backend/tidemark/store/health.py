@@ -18,8 +18,8 @@ from tidemark_protocol.model import Entity
 
 from .base import Identity, RowKey
 from .entities import EntityTable
-from .tables import own_metadata
-from .triggers_sql import NOW
+from .schema.tables import own_metadata
+from .schema.triggers_sql import NOW
 
 Level = Literal["fault", "warning", "note"]
 

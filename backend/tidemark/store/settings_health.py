@@ -12,10 +12,10 @@ from sqlalchemy.engine import Connection
 
 from tidemark_protocol.model import Declaration
 
-from .fit import sqlite_path
 from .health import Finding, Limits, age
-from .sqlite import FAULTY_WAL
-from .tables import own_metadata
+from .schema.fit import sqlite_path
+from .schema.tables import own_metadata
+from .sqlite.store import FAULTY_WAL
 
 _NETWORK: Final = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre", "fuse.sshfs", "fuse.s3fs"}

@@ -78,14 +78,6 @@ class Outright(Grouping[str]):
         self.value = value
 
 
-class Unfit(Exception):
-    """The database cannot be used as it stands; the message says why, and what would mend it."""
-
-
-class InUse(Unfit):
-    """Another process has the database, which serves one alone."""
-
-
 def name_type(length: int) -> Type:
     """Text of ASCII names and readings, in byte order."""
     return (

@@ -10,9 +10,8 @@ import asyncpg
 import msgspec
 from msgspec.structs import astuple
 
-from . import postgresql_sql as statements
-from . import sql
-from .base import (
+from tidemark.store import sql
+from tidemark.store.base import (
     ConstraintFailed,
     FeedRow,
     Held,
@@ -29,8 +28,10 @@ from .base import (
     TableRow,
     Unavailable,
 )
-from .entities import by_entity, identities_by_entity, images_by_entity
-from .postgresql_sql import PostgresTable
+from tidemark.store.entities import by_entity, identities_by_entity, images_by_entity
+
+from . import sql as statements
+from .sql import PostgresTable
 
 _KINDS: Final = {FeedRow: statements.FEED_KINDS, ScopeState: statements.STATE_KINDS}
 

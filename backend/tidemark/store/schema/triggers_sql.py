@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
+from tidemark.store.entities import EntityTable, quote
 from tidemark_protocol.model import Entity
 
-from .entities import EntityTable, quote
-from .postgresql_sql import OWN
-
 PREFIX: Final = "tidemark_"
+OWN: Final = "tidemark.own"
+"""The setting by which triggers of PostgreSQL know our sessions."""
 ROW_EVENTS: Final = ("insert", "update", "delete")
 EVENTS: Final = (*ROW_EVENTS, "truncate", "partition", "replace", "displace")
 """`partition` is a TRUNCATE of one partition alone. The last two are of SQLite: an INSERT or UPDATE with OR REPLACE

@@ -9,11 +9,8 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from tidemark_protocol.model import Declaration
-
-from . import mysql_sql as statements
-from . import sql
-from .base import (
+from tidemark.store import sql
+from tidemark.store.base import (
     Backlog,
     EventQuery,
     FeedRow,
@@ -25,13 +22,16 @@ from .base import (
     TableRow,
     Transaction,
     Unavailable,
+    Unfit,
 )
-from .entities import tables_of
-from .fit import mysql_faults
-from .mysql_pool import Again, Pool, Session
-from .mysql_sql import MysqlTable, any_of, behind
-from .mysql_transaction import MAKING, MysqlTransaction, feed_rows
-from .tables import Unfit
+from tidemark.store.entities import tables_of
+from tidemark.store.schema.fit import mysql_faults
+from tidemark_protocol.model import Declaration
+
+from . import sql as statements
+from .pool import Again, Pool, Session
+from .sql import MysqlTable, any_of, behind
+from .transaction import MAKING, MysqlTransaction, feed_rows
 
 T = TypeVar("T")
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, Final
 
-from . import sql
-from .base import UNIT, Identity, RowImage, RowKey
-from .entities import EntityTable
-from .sql import all_of, names
-from .values import from_column
+from tidemark.store import sql
+from tidemark.store.base import UNIT, Identity, RowImage, RowKey
+from tidemark.store.entities import EntityTable
+from tidemark.store.sql import all_of, names
+from tidemark.store.values import from_column
 
 Condition = tuple[str, list[Any]]
 """SQL text with `%s` for each of the values."""

@@ -9,17 +9,15 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final
 
-from . import sql
-from .base import Identity, RowImage, RowKey
-from .entities import ColumnOf, EntityTable
-from .sql import all_of, names, taken_over
-from .tables import ADVISORY_CLASS
+from tidemark.store import sql
+from tidemark.store.base import Identity, RowImage, RowKey
+from tidemark.store.entities import ColumnOf, EntityTable
+from tidemark.store.schema.tables import ADVISORY_CLASS
+from tidemark.store.sql import all_of, names, taken_over
 
 _ARRAYS: Final = {"integer": "bigint", "number": "float8", "boolean": "boolean"}
 _PLAIN: Final = frozenset({"name", "uuid", "decimal", "date", "time", "datetime"})
 """Kinds of canonical texts that need no escaping within a quoted element."""
-OWN: Final = "tidemark.own"
-"""The setting by which triggers know our sessions."""
 _READ: Final = {"date": "::text", "time": "::text", "datetime": "::text"}
 """Casts of columns that may hold what the driver has no value for (`infinity`, dates before Christ)."""
 _EQUAL: Final = {"json": "::jsonb", "map": "::jsonb"}

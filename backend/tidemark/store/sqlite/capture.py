@@ -11,11 +11,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
+from tidemark.store.base import UNIT, Identity, InboxEntry, TableRow
+from tidemark.store.entities import EntityTable
 from tidemark_protocol.rows import id_problem
 
-from .base import UNIT, Identity, InboxEntry, TableRow
-from .entities import EntityTable
-from .sqlite_sql import SqliteTable
+from .sql import SqliteTable
 
 _BYTES: Final = re.compile(r"X'((?:[0-9A-F]{2})*)'")
 _REAL: Final = re.compile(r"-?[0-9]+\.[0-9]+(?:e[+-][0-9]+)?")

@@ -23,14 +23,14 @@ from sqlalchemy.engine import Connection
 
 import tidemark
 from alembic import command
+from tidemark.store.base import Unavailable, Unfit
 from tidemark_protocol.model import Declaration
 
 from . import documents, triggers
-from .base import Unavailable
 from .difference import as_it_was, difference, migration_context, plain
 from .fit import claim, faults, is_mysql, once, refused, sqlite_engine, sqlite_path, with_mysql, with_postgres
 from .mysql_types import BINARY, too_wide
-from .tables import ADVISORY_CLASS, DECLARED_VERSIONS, OWN_VERSIONS, Outright, Unfit, declared_metadata
+from .tables import ADVISORY_CLASS, DECLARED_VERSIONS, OWN_VERSIONS, Outright, declared_metadata
 
 T = TypeVar("T")
 

@@ -15,12 +15,12 @@ from sqlalchemy.engine import Connection, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
+from tidemark.store.base import InUse, Unavailable, Unfit
+from tidemark.store.entities import EntityTable
 from tidemark_protocol.model import Declaration, Entity
 
-from .base import Unavailable
-from .entities import EntityTable
 from .mysql_types import BINARY, too_wide
-from .tables import InUse, Unfit, metadata_for
+from .tables import metadata_for
 
 T = TypeVar("T")
 
@@ -126,7 +126,7 @@ async def with_mysql(url: str, work: Callable[[Connection], T], again: Callable[
 
     Raises Unavailable when nothing answers, Unfit when whoever answers refuses, beside what `work` raises.
     """
-    from .mysql_connection import DRIVER, connect, product  # noqa: PLC0415
+    from tidemark.store.mysql.connection import DRIVER, connect, product  # noqa: PLC0415
 
     try:
         opened = await connect(url)

@@ -9,11 +9,8 @@ from typing import Any, Final, TypeVar
 import asyncpg
 import msgspec
 
-from tidemark_protocol.model import Declaration
-
-from . import postgresql_sql as statements
-from . import sql
-from .base import (
+from tidemark.store import sql
+from tidemark.store.base import (
     Backlog,
     EventQuery,
     FeedRow,
@@ -25,12 +22,16 @@ from .base import (
     TableRow,
     Transaction,
     Unavailable,
+    Unfit,
 )
-from .entities import tables_of
-from .fit import plain_url, postgres_faults
-from .postgresql_sql import OWN, PostgresTable
-from .postgresql_transaction import DRIVER, PostgresTransaction, columns_of, count_of, feed_rows, translated
-from .tables import Unfit
+from tidemark.store.entities import tables_of
+from tidemark.store.schema.fit import plain_url, postgres_faults
+from tidemark.store.schema.triggers_sql import OWN
+from tidemark_protocol.model import Declaration
+
+from . import sql as statements
+from .sql import PostgresTable
+from .transaction import DRIVER, PostgresTransaction, columns_of, count_of, feed_rows, translated
 
 T = TypeVar("T")
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from . import sql
-from .entities import EntityTable
-from .sql import all_of, marks, names, taken_over
+from tidemark.store import sql
+from tidemark.store.entities import EntityTable
+from tidemark.store.sql import all_of, marks, names, taken_over
 
 
 class SqliteTable:

@@ -13,12 +13,12 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from tidemark.store.values import from_column
 from tidemark_protocol.conversion import Conversions, Translation
 from tidemark_protocol.model import STAMPS, Declaration, Entity
 from tidemark_protocol.rows import key_values, scope_id
 
 from .tables import column_type, field_type, own_metadata
-from .values import from_column
 
 _BATCH: Final = 1000
 _KNOWN: Final = "documents"

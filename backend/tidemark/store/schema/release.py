@@ -15,10 +15,10 @@ from typing import Any, Final, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from tidemark.store.base import JournalRow
 from tidemark_protocol import digest
 
 from . import triggers
-from .base import JournalRow
 from .fit import claim, sqlite_path
 from .tables import own_metadata
 

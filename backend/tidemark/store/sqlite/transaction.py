@@ -10,9 +10,8 @@ from typing import Any, Final
 import msgspec
 from msgspec.structs import astuple
 
-from . import sql, sqlite_capture
-from . import sqlite_sql as statements
-from .base import (
+from tidemark.store import sql
+from tidemark.store.base import (
     ConstraintFailed,
     FeedRow,
     Identity,
@@ -27,8 +26,11 @@ from .base import (
     TableRow,
     Unavailable,
 )
-from .entities import by_entity, images_by_entity
-from .sqlite_sql import SqliteTable
+from tidemark.store.entities import by_entity, images_by_entity
+
+from . import capture
+from . import sql as statements
+from .sql import SqliteTable
 
 _AWAY: Final = frozenset(
     {
@@ -110,7 +112,7 @@ class SqliteTransaction:
         found: list[TableRow] = []
         for identity in dict.fromkeys(identities):
             with self._using(identity.entity):
-                row = sqlite_capture.find(self._connection, self._tables[identity.entity], identity)
+                row = capture.find(self._connection, self._tables[identity.entity], identity)
             if row is not None:
                 found.append(row)
         return found, set()
@@ -119,7 +121,7 @@ class SqliteTransaction:
         return [
             entry
             for identity in dict.fromkeys(identities)
-            for entry in sqlite_capture.entries(self._connection, statements.CAPTURED, (identity.text, identity.entity))
+            for entry in capture.entries(self._connection, statements.CAPTURED, (identity.text, identity.entity))
         ]
 
     async def save(self, saved: Saved) -> None:

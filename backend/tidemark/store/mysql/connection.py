@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import asyncmy
+from asyncmy.connection import Connection
+from asyncmy.errors import Error
 from sqlalchemy.dialects.mysql.asyncmy import MySQLDialect_asyncmy
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from .tables import Unfit
-
-try:
-    import asyncmy
-    from asyncmy.connection import Connection
-    from asyncmy.errors import Error
-except ImportError as error:
-    raise Unfit("MySQL and MariaDB need their driver: install tidemark[mysql]") from error
+from tidemark.store.base import Unfit
 
 DRIVER: Final = (Error, OSError, TimeoutError)
 """What the driver raises when it connects."""

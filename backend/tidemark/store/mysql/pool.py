@@ -13,8 +13,9 @@ import asyncmy
 from asyncmy import converters, errors
 from asyncmy.constants import CLIENT, FIELD_TYPE
 
-from .base import ConstraintFailed, RowTaken, Unavailable
-from .mysql_connection import SQL_MODE, parameters
+from tidemark.store.base import ConstraintFailed, RowTaken, Unavailable
+
+from .connection import SQL_MODE, parameters
 
 _SESSION: Final = (
     f"sql_mode = '{SQL_MODE}'",

@@ -17,11 +17,11 @@ from alembic.autogenerate.api import AutogenContext
 from alembic.operations import ops
 from sqlalchemy.engine import Connection
 
+from tidemark.store.base import UNIT, Unavailable
+from tidemark.store.entities import EntityTable, quote
 from tidemark_protocol.model import Declaration, Entity
 
 from . import triggers_sql
-from .base import UNIT, Unavailable
-from .entities import EntityTable, quote
 from .tables import declared_metadata, own_metadata
 from .triggers_sql import COLUMNS, EVENTS, NOW, PREFIX, ROW_EVENTS, Relation, Trigger, label
 

@@ -15,11 +15,8 @@ from typing import IO, Any, Final, TypeVar
 
 import msgspec
 
-from tidemark_protocol.model import Declaration
-
-from . import sql, sqlite_capture
-from . import sqlite_sql as statements
-from .base import (
+from tidemark.store import sql
+from tidemark.store.base import (
     Backlog,
     EventQuery,
     FeedRow,
@@ -31,12 +28,16 @@ from .base import (
     TableRow,
     Transaction,
     Unavailable,
+    Unfit,
 )
-from .entities import tables_of
-from .fit import claim, faults, sqlite_engine, sqlite_path
-from .sqlite_sql import SqliteTable
-from .sqlite_transaction import SqliteTransaction, array, feed, translated
-from .tables import Unfit
+from tidemark.store.entities import tables_of
+from tidemark.store.schema.fit import claim, faults, sqlite_engine, sqlite_path
+from tidemark_protocol.model import Declaration
+
+from . import capture
+from . import sql as statements
+from .sql import SqliteTable
+from .transaction import SqliteTransaction, array, feed, translated
 
 T = TypeVar("T")
 
@@ -189,7 +190,7 @@ class SqliteStore:
 
     async def inbox(self, passed: Collection[int], limit: int, without: Collection[str] = ()) -> list[InboxEntry]:
         values = (array([name for name in self._captured if name not in without]), array(passed), limit)
-        return await self._read(lambda connection: sqlite_capture.entries(connection, statements.INBOX, values))
+        return await self._read(lambda connection: capture.entries(connection, statements.INBOX, values))
 
     async def backlog(self) -> Backlog:
         return Backlog(*(await self._fetch(statements.BACKLOG))[0])
@@ -200,7 +201,7 @@ class SqliteStore:
 
     async def sweep(self, entity: str, after: Identity | None, limit: int) -> list[TableRow]:
         table = self._tables[entity]
-        return await self._read(lambda connection: sqlite_capture.sweep(connection, table, after, limit))
+        return await self._read(lambda connection: capture.sweep(connection, table, after, limit))
 
     async def live(self, entity: str, after: tuple[str, str] | None, limit: int) -> list[FeedRow]:
         return feed(await self._fetch(statements.LIVE, entity, *(after or ("", "")), limit))

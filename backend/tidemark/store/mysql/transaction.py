@@ -10,9 +10,8 @@ from typing import Any, Final, TypeVar
 from msgspec import json
 from msgspec.structs import astuple
 
-from . import mysql_sql as statements
-from . import sql
-from .base import (
+from tidemark.store import sql
+from tidemark.store.base import (
     ConstraintFailed,
     FeedRow,
     Held,
@@ -27,9 +26,11 @@ from .base import (
     TableAway,
     TableRow,
 )
-from .entities import by_entity, identities_by_entity, images_by_entity
-from .mysql_pool import Session, Unfitting, Waited
-from .mysql_sql import MysqlTable, any_of
+from tidemark.store.entities import by_entity, identities_by_entity, images_by_entity
+
+from . import sql as statements
+from .pool import Session, Unfitting, Waited
+from .sql import MysqlTable, any_of
 
 T = TypeVar("T")
 
