@@ -15,7 +15,7 @@ from tests.contract.client import Device, Json, assert_problem, timestamp
 from tests.contract.conftest import Launcher
 from tests.contract.replica import Replica
 from tests.contract.shop import DECLARATION, Done, Shop, Sql, eventually, later, make_tables, tidemark
-from tests.contract.stream import Stream
+from tests.contract.stream import Stream, following
 
 SCHEMA = DECLARATION.read_text(encoding="utf-8")
 OLD = 2
@@ -219,6 +219,25 @@ def test_entries_that_wait_survive_a_kill(launch: Launcher) -> None:
         assert len(whole.copy(scope).rows) == 2_201
         told = shop.sql.run("SELECT count(*), count(DISTINCT version) FROM sync_feed WHERE entity = 'orders'")
         assert told == [(2_201, 2_201)]
+
+
+def test_two_processes_drain_one_inbox(launch: Launcher, shop: Shop) -> None:
+    """With two processes on one database streams of both bring every row that SQL writes, none twice (I38, I49)."""
+    if shop.dialect == "sqlite":
+        pytest.skip("SQLite serves one process")
+    other = launch(database=shop.database, schema=DECLARATION).service
+    ada, scope, tenant = shop.workspace()
+    with following(ada, scopes=[scope]) as here, following(ada.again().on(other), scopes=[scope]) as there:
+        rows = {shop.insert(tenant, f"c{number}") for number in range(60)}
+        for row in sorted(rows)[:20]:
+            shop.update(row, customer="'changed'")
+            ada.apply(ada.patch("orders", row, status="shipped", scope=scope))
+        whole = proved(shop, ada, scope, tenant)
+        for follower in (here, there):
+            follower.reach(scope, whole.copy(scope).to)
+            assert follower.replica.docs(scope) == whole.docs(scope)
+    told = [event["row"] for event in outside(ada, scope, limit=1000) if event["op"] == "put"]
+    assert sorted(told) == sorted(rows)
 
 
 BARE = SCHEMA[: SCHEMA.index("  orders:")] + SCHEMA[SCHEMA.index("  tags:") : SCHEMA.index("changes:")]
