@@ -183,12 +183,9 @@ def _took(event: Event, after: Mapping[str, Any], earlier: Sequence[Recorded]) -
     if event.overwrote:
         # Fields that writes with a later clock had set were kept.
         return list(event.overwrote)
-    kept = {
-        path
-        for one in earlier
-        if one.event.reason == "deleted" and one.event.at > event.at
-        for path in one.event.names or ()
-    }
+    # It met a tombstone, which holds what later patches set, before the row went or after.
+    survived = (one.event for one in earlier if one.event.outcome == "applied" or one.event.reason == "deleted")
+    kept = {path for one in survived if one.op == "patch" and one.at > event.at for path in one.names or ()}
     return [path for path in after if path not in kept]
 
 
