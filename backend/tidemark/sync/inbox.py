@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import islice
 from typing import Final
 
 import structlog
@@ -25,6 +26,10 @@ _LEASE_FOR: Final = 3_000
 _FIRST_PAUSE: Final = 50
 _LONGEST_PAUSE: Final = 2_000
 """Milliseconds that entries wait before they are tried again, twice as long each time."""
+_FOR_EACH: Final = 10
+"""Milliseconds for each entry passed over that they wait at most, where these are many: new ones are not to suffer."""
+_AGAIN: Final = 50
+"""Entries that are tried again beside new ones, as long as none succeeds."""
 _AFTER_FAILURE: Final = 1_000
 _LONGEST_AWAY: Final = 8_000
 """Milliseconds that a table is left alone which cannot be used, after `_AFTER_FAILURE` and twice as long each time."""
@@ -63,6 +68,7 @@ class Drain:
         self._interval = interval
         self._passed: dict[int, Passed] = {}
         self._away: dict[str, Passed] = {}
+        self._again = _AGAIN
         self._renewed = -_LEASE_FOR
 
     async def run(self) -> None:
@@ -87,9 +93,10 @@ class Drain:
     async def step(self) -> int:
         """Take one page; how many entries the inbox let go of."""
         now = self._now()
-        waiting = [number for number, passed in self._passed.items() if passed.until > now]
+        again = set(islice((number for number, passed in self._passed.items() if passed.until <= now), self._again))
         away = [entity for entity, passed in self._away.items() if passed.until > now]
-        entries = await self._store.inbox(waiting, PAGE, away)
+        entries = await self._store.inbox(self._passed.keys() - again, PAGE, away)
+        again = self._tried(again, entries)
         if not entries:
             return 0
         try:
@@ -103,13 +110,33 @@ class Drain:
         for captured, taken in zip(found, done, strict=True):
             for entry in captured.entries:
                 self._pass_over(entry.id, now, taken=taken)
+        if again:
+            self._learn(again, now)
         return sum(len(captured.entries) for captured, taken in zip(found, done, strict=True) if taken)
 
     def _pass_over(self, number: int, now: int, *, taken: bool) -> None:
         before = self._passed.pop(number, None)
         if not taken:
-            pause = _FIRST_PAUSE if before is None else min(before.pause * 2, _LONGEST_PAUSE)
+            longest = max(_LONGEST_PAUSE, len(self._passed) * _FOR_EACH)
+            pause = _FIRST_PAUSE if before is None else min(before.pause * 2, longest)
             self._passed[number] = Passed(now + pause, pause)
+
+    def _tried(self, again: set[int], entries: Sequence[InboxEntry]) -> set[int]:
+        """Those that are there to be tried again; what another process has taken is not passed over any more."""
+        tried = again & {entry.id for entry in entries}
+        last = entries[-1].id if len(entries) == PAGE else None
+        for number in again - tried:
+            if last is None or number <= last:
+                del self._passed[number]
+        return tried
+
+    def _learn(self, again: set[int], now: int) -> None:
+        """Where one succeeds that was tried again, so may the others: whoever held them up has ended."""
+        ended = not again <= self._passed.keys()
+        self._again = PAGE if ended else _AGAIN
+        if ended:
+            for passed in self._passed.values():
+                passed.until = now
 
     def _leave_alone(self, away: TableAway, now: int) -> None:
         before = self._away.get(away.entity)
