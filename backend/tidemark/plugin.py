@@ -95,7 +95,7 @@ class SyncPlugin(InitPluginProtocol):
         load_rules(settings)
         self.drain = Drain()
         self.metrics = Metrics()
-        store = config.store or make_store(settings, self.declaration, now=config.now, chance=config.chance)
+        store = config.store or make_store(settings, self.declaration, chance=config.chance)
         self.engine = make_engine(settings, self.declaration, store, now=config.now, chance=config.chance)
         self.metrics.streams.set_function(self.engine.hub.count_streams)
         self._jwks = httpx2.AsyncClient(timeout=_JWKS_TIMEOUT)
@@ -180,7 +180,6 @@ def make_store(
     settings: Settings,
     declaration: Declaration,
     *,
-    now: Callable[[], int] = wall_milliseconds,
     chance: Callable[[int], bytes] = os.urandom,
     shared: bool = False,
 ) -> SqliteStore | PostgresStore | MysqlStore:
@@ -190,11 +189,11 @@ def make_store(
         if settings.workers > 1:
             why = "several connections that write can corrupt its log; use another database for more"
             raise SettingsError([f"{variable('workers')}: SQLite serves one process ({why})"])
-        return SqliteStore(url, declaration, now=now, chance=chance, shared=shared)
+        return SqliteStore(url, declaration, chance=chance, shared=shared)
     if is_postgresql(url):
-        return PostgresStore(url, declaration, now=now, chance=chance)
+        return PostgresStore(url, declaration, chance=chance)
     if is_mysql(url):
-        return _mysql_store()(url, declaration, now=now, chance=chance)
+        return _mysql_store()(url, declaration, chance=chance)
     served, scheme = "sqlite:, postgresql:, mysql: and mariadb:", url.partition(":")[0]
     raise SettingsError([f"{variable('database_url')}: {served} are served, not {scheme}:"])
 

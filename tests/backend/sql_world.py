@@ -136,7 +136,7 @@ async def adopted(url: str) -> AsyncIterator[SqlWorld]:
     async with Program(url) as program:
         await program.run(*TABLES.format(**TYPES[program.dialect]).split(";"))
         await asyncio.to_thread(migrate, url, DECLARATION)
-        store = make_store(Settings(database_url=url), DECLARATION, now=_now, chance=secrets.token_bytes)
+        store = make_store(Settings(database_url=url), DECLARATION, chance=secrets.token_bytes)
         world = SqlWorld(store, program)
         await store.open()
         await world.engine.hub.start()
@@ -146,10 +146,6 @@ async def adopted(url: str) -> AsyncIterator[SqlWorld]:
             yield world
         finally:
             await world.engine.stop()
-
-
-def _now() -> int:
-    return time.time_ns() // 1_000_000
 
 
 async def orders(device: Device, scope: str = W) -> dict[str, Json]:

@@ -107,7 +107,7 @@ class Shell:
     async def written(self, *schemas: int) -> None:
         """Push a write under each of these numbers, from a device of its own, an hour after the one before."""
         declaration = parse(SCHEMA)
-        store = make_store(Settings(database_url=self.url), declaration, now=lambda: START, chance=secrets.token_bytes)
+        store = make_store(Settings(database_url=self.url), declaration, chance=secrets.token_bytes)
         async with running(World(store, declaration)) as world:
             for number, schema in enumerate(schemas):
                 world.time += HOUR

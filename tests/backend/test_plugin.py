@@ -138,14 +138,14 @@ def test_rules_are_a_module() -> None:
 def test_the_url_names_the_store(url: str, store: type, wake: type) -> None:
     """And what joins its processes."""
     settings = Settings(database_url=url)
-    assert isinstance(make_store(settings, DECLARATION, now=lambda: 0, chance=os.urandom), store)
+    assert isinstance(make_store(settings, DECLARATION, chance=os.urandom), store)
     assert isinstance(make_wake(settings), wake)
 
 
 def test_other_databases_are_refused() -> None:
     """With the ones that are served."""
     with pytest.raises(SettingsError, match="sqlite:, postgresql:, mysql: and mariadb: are served, not oracle:"):
-        make_store(Settings(database_url="oracle://db/x"), DECLARATION, now=lambda: 0, chance=os.urandom)
+        make_store(Settings(database_url="oracle://db/x"), DECLARATION, chance=os.urandom)
 
 
 def test_without_the_driver_of_mysql_the_setting_is_at_fault(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +162,7 @@ def test_sqlite_serves_one_process() -> None:
     """With the reason."""
     settings = Settings(database_url="sqlite:////tmp/x.db", workers=2)
     with pytest.raises(SettingsError, match="SQLite serves one process"):
-        make_store(settings, DECLARATION, now=lambda: 0, chance=os.urandom)
+        make_store(settings, DECLARATION, chance=os.urandom)
 
 
 @pytest.mark.parametrize(

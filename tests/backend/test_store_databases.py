@@ -14,7 +14,6 @@ import asyncpg
 import pytest
 
 from tests.conformance.declared import DECLARATION
-from tests.conformance.stores import now
 from tests.conformance.writing import STAMP, apply, put, saved, uuid
 from tests.servers import MariadbServer, PostgresServer
 from tidemark.store.base import ConstraintFailed, RowImage, RowKey, Transaction, Unavailable, Unfit
@@ -33,7 +32,7 @@ W = "workspace:w"
 
 def store_at(url: str, declaration: Declaration = DECLARATION) -> DatabaseStore:
     """A store on a URL, not opened yet."""
-    return KINDS[url.partition(":")[0]](url, declaration, now=now, chance=secrets.token_bytes)
+    return KINDS[url.partition(":")[0]](url, declaration, chance=secrets.token_bytes)
 
 
 @asynccontextmanager

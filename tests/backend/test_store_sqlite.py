@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from tests.conformance.stores import now
 from tests.conformance.writing import STAMP, entry, save, saved, write
 from tests.conformance.writing import put as row_put
 from tidemark.store.base import UNIT, Identity, RowImage, RowKey, TableRow, Transaction, Unavailable, Unfit
@@ -71,7 +70,7 @@ def path(tmp_path: Path) -> Path:
 @asynccontextmanager
 async def opened(path: Path, declaration: Declaration = CAPTURED) -> AsyncIterator[SqliteStore]:
     """A store on the file."""
-    store = SqliteStore(str(path), declaration, now=now, chance=secrets.token_bytes)
+    store = SqliteStore(str(path), declaration, chance=secrets.token_bytes)
     try:
         await store.open()
         yield store

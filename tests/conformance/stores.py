@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 import shutil
-import time
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import ClassVar, Final
@@ -19,11 +18,6 @@ from tidemark.store.mysql import MysqlStore
 from tidemark.store.postgresql import PostgresStore
 from tidemark.store.sqlite import SqliteStore
 from tidemark_protocol.model import Declaration
-
-
-def now() -> int:
-    """The wall clock in Unix milliseconds."""
-    return time.time_ns() // 1_000_000
 
 
 def empty(server: PostgresServer | MariadbServer, url: str) -> None:
@@ -73,7 +67,7 @@ class Sqlite(Database):
 
     def store(self, declaration: Declaration = DECLARATION) -> Store:
         """Only one may be open."""
-        return SqliteStore(self.url, declaration, now=now, chance=secrets.token_bytes)
+        return SqliteStore(self.url, declaration, chance=secrets.token_bytes)
 
 
 class Postgresql(Database):
@@ -86,7 +80,7 @@ class Postgresql(Database):
 
     def store(self, declaration: Declaration = DECLARATION) -> Store:
         """Any number, as from any number of processes."""
-        return PostgresStore(self.url, declaration, now=now, chance=secrets.token_bytes)
+        return PostgresStore(self.url, declaration, chance=secrets.token_bytes)
 
 
 class Mariadb(Database):
@@ -99,7 +93,7 @@ class Mariadb(Database):
 
     def store(self, declaration: Declaration = DECLARATION) -> Store:
         """Any number, as from any number of processes."""
-        return MysqlStore(self.url, declaration, now=now, chance=secrets.token_bytes)
+        return MysqlStore(self.url, declaration, chance=secrets.token_bytes)
 
 
 KINDS: Final[dict[str, type[Database]]] = {

@@ -427,16 +427,14 @@ def now() -> int:
 async def test_histories_on_sqlite(tmp_path: Path, sqlite_file: Path, seed: int) -> None:
     """The same on a SQLite file."""
     path = shutil.copy(sqlite_file, tmp_path / "tidemark.db")
-    await run(
-        SqliteStore(f"sqlite:///{path}", DECLARATION, now=now, chance=random.Random(seed).randbytes), seed, 700, 1
-    )
+    await run(SqliteStore(f"sqlite:///{path}", DECLARATION, chance=random.Random(seed).randbytes), seed, 700, 1)
 
 
 @pytest.mark.parametrize("seed", range(200, 202))
 async def test_histories_on_postgresql(postgresql_url: str, seed: int) -> None:
     """The same on PostgreSQL, by two processes."""
     await asyncio.to_thread(migrate, postgresql_url, DECLARATION, None)
-    await run(PostgresStore(postgresql_url, DECLARATION, now=now, chance=random.Random(seed).randbytes), seed, 700, 2)
+    await run(PostgresStore(postgresql_url, DECLARATION, chance=random.Random(seed).randbytes), seed, 700, 2)
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from msgspec.structs import replace
 
 from tests.conformance.declared import DECLARATION
-from tests.conformance.stores import empty, now
+from tests.conformance.stores import empty
 from tests.conformance.writing import Change, apply, at, delete, entry, pages, put, read, uuid
 from tests.servers import MariadbServer, PostgresServer
 from tidemark.store.base import ConstraintFailed, EventQuery, FeedRow, JournalRow, RowKey, RowTaken, Store, Transaction
@@ -279,7 +279,7 @@ def test_sqlite_agrees_with_the_dictionaries(tmp_path: Path) -> None:
 
     def other() -> Store:
         path = shutil.copy(template, tmp_path / f"{next(numbers)}.db")
-        return SqliteStore(f"sqlite:///{path}", DECLARATION, now=now, chance=secrets.token_bytes)
+        return SqliteStore(f"sqlite:///{path}", DECLARATION, chance=secrets.token_bytes)
 
     _run(other, examples=20)
 
@@ -291,7 +291,7 @@ def test_postgresql_agrees_with_the_dictionaries(postgres_server: PostgresServer
 
     def other() -> Store:
         empty(postgres_server, postgresql_url)
-        return PostgresStore(postgresql_url, DECLARATION, now=now, chance=secrets.token_bytes)
+        return PostgresStore(postgresql_url, DECLARATION, chance=secrets.token_bytes)
 
     _run(other, examples=10)
 
@@ -303,6 +303,6 @@ def test_mariadb_agrees_with_the_dictionaries(mariadb_server: MariadbServer, mar
 
     def other() -> Store:
         empty(mariadb_server, mariadb_url)
-        return MysqlStore(mariadb_url, DECLARATION, now=now, chance=secrets.token_bytes)
+        return MysqlStore(mariadb_url, DECLARATION, chance=secrets.token_bytes)
 
     _run(other, examples=10)

@@ -18,7 +18,6 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from tests.conformance.declared import DECLARATION, complete
-from tests.conformance.stores import now
 from tests.conformance.writing import STAMP, at, read, saved, uuid
 from tidemark.store.base import FeedRow, RowImage, RowKey, Store, Transaction
 from tidemark.store.mysql import MysqlStore
@@ -52,7 +51,7 @@ async def block(seconds: float) -> None:
 def shared(url: str, writers: int) -> Store:
     """A store that any number of processes may have open, with a connection for each writer."""
     kind = PostgresStore if url.startswith("postgresql") else MysqlStore
-    return kind(url, DECLARATION, now=now, chance=secrets.token_bytes, writers=writers)
+    return kind(url, DECLARATION, chance=secrets.token_bytes, writers=writers)
 
 
 async def write(store: Store, writers: int, commits: int, seed: int, pause: Pause) -> Versions:

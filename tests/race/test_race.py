@@ -14,7 +14,6 @@ from typing import NamedTuple
 import pytest
 
 from tests.conformance.declared import DECLARATION
-from tests.conformance.stores import now
 from tests.race.load import SCOPES, Reader, Versions, block, shared, suspend, write
 from tests.servers import MariadbServer, PostgresServer
 from tidemark.store.base import Store
@@ -78,7 +77,7 @@ async def test_one_process_on_sqlite(tmp_path: Path) -> None:
     """Eight writers and a reader on one file (I27)."""
     url = f"sqlite:///{tmp_path / 'tidemark.db'}"
     await asyncio.to_thread(migrate, url, DECLARATION, None)
-    store = SqliteStore(url, DECLARATION, now=now, chance=secrets.token_bytes)
+    store = SqliteStore(url, DECLARATION, chance=secrets.token_bytes)
     await store.open()
     reader, end = Reader(store, 1), asyncio.Event()
     following = asyncio.ensure_future(reader.follow(end))

@@ -1,4 +1,4 @@
-"""SQL text: what PostgreSQL and SQLite say alike, and the parts that their statements are made of."""
+"""What the databases have in common: parts that their statements are made of, and how their answers are read."""
 
 from __future__ import annotations
 
@@ -54,6 +54,14 @@ def journal_query(
     where = " AND ".join(text.format(f"{mark}{number}") for number, text in enumerate(conditions, 1)) or "TRUE"
     order = "ASC" if query.ascending else "DESC"
     return f"SELECT {JOURNAL} FROM sync_journal WHERE {where} ORDER BY id {order} LIMIT {int(query.limit)}", values
+
+
+def feed_rows(found: Iterable[Sequence[Any]]) -> list[FeedRow]:
+    """Rows of the feed from a database that keeps booleans as numbers."""
+    return [
+        FeedRow(scope, entity, row, version, bool(deleted), doc, root, clocks, arrived, bool(residue))
+        for scope, entity, row, version, deleted, doc, root, clocks, arrived, residue in found
+    ]
 
 
 def removed(saved: Saved, tables: Mapping[str, EntityTable]) -> list[RowKey]:

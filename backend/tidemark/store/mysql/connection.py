@@ -35,12 +35,12 @@ _SETTINGS: Final = (
 _SESSION: Final = (f"SET SESSION {', '.join(_SETTINGS)}", "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
 
 
-async def connect(url: str, *, autocommit: bool = False) -> Connection:
+async def connect(url: str) -> Connection:
     """A connection with the session that all our statements expect.
 
     Raises Unfit for a URL that makes no sense, and the driver's own errors.
     """
-    connection = await asyncmy.connect(**parameters(url), autocommit=autocommit)
+    connection = await asyncmy.connect(**parameters(url))
     try:
         async with connection.cursor() as cursor:
             for statement in _SESSION:

@@ -164,6 +164,7 @@ RUN: Final = f"""
     UNION ALL (
         SELECT version, CAST({sql.WIRE_TEXT} AS BINARY) FROM sync_feed FORCE INDEX (ix_sync_feed_version)
         WHERE scope = %s AND version > %s AND (NOT deleted OR version > %s) ORDER BY version LIMIT %s)"""
+ROWS_OF: Final = f"SELECT {sql.FEED} FROM sync_feed WHERE scope = %s ORDER BY version"
 RESIDUES: Final = (
     f"SELECT {sql.FEED} FROM sync_feed WHERE residue = 1 AND arrived < %s AND root < %s ORDER BY arrived LIMIT %s"
 )

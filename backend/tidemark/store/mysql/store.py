@@ -31,7 +31,7 @@ from tidemark_protocol.model import Declaration
 from . import sql as statements
 from .pool import Again, Pool, Session
 from .sql import MysqlTable, any_of, behind
-from .transaction import MAKING, MysqlTransaction, feed_rows
+from .transaction import MAKING, MysqlTransaction
 
 T = TypeVar("T")
 
@@ -43,7 +43,7 @@ _PAGE_ROWS: Final = 16
 
 
 class MysqlStore:
-    """A `Store` on MySQL or MariaDB. `now` gives Unix milliseconds, `chance(n)` n random bytes.
+    """A `Store` on MySQL or MariaDB. `chance(n)` gives n random bytes.
 
     `writers` bounds the transactions under way at a time, `readers` the queries beside them.
     """
@@ -56,7 +56,6 @@ class MysqlStore:
         url: str,
         declaration: Declaration,
         *,
-        now: Callable[[], int],
         chance: Callable[[int], bytes],
         writers: int = 2,
         readers: int = 4,
@@ -65,7 +64,6 @@ class MysqlStore:
         self.warnings: list[str] = []
         self._url = url
         self._declaration = declaration
-        self._now = now
         self._chance = chance
         self._sizes = {"writers": writers, "readers": readers}
         self._tables = {name: MysqlTable(table) for name, table in tables_of(declaration).items()}
@@ -148,12 +146,10 @@ class MysqlStore:
         return [JournalRow(*row) for row in await self._fetch(_PARAMETER.sub("%s", statement), *values)]
 
     async def rows_of(self, scope: str) -> Iterable[FeedRow]:
-        return feed_rows(
-            await self._fetch(f"SELECT {sql.FEED} FROM sync_feed WHERE scope = %s ORDER BY version", scope)
-        )
+        return sql.feed_rows(await self._fetch(statements.ROWS_OF, scope))
 
     async def residues(self, before: int, latest: str, limit: int) -> list[FeedRow]:
-        return feed_rows(await self._fetch(statements.RESIDUES, before, latest, limit))
+        return sql.feed_rows(await self._fetch(statements.RESIDUES, before, latest, limit))
 
     async def forget(self, scope: str, horizon: int, dropped: Sequence[FeedRow], rewritten: Sequence[FeedRow]) -> int:
         async def work(session: Session) -> int:
@@ -218,7 +214,7 @@ class MysqlStore:
         statement = (
             f'{statements.LOAD} entity = %s AND NOT deleted AND {where} ORDER BY "row", scope LIMIT {int(limit)}'
         )
-        return feed_rows(await self._fetch(statement, entity, *values))
+        return sql.feed_rows(await self._fetch(statement, entity, *values))
 
     async def _write(self, work: Callable[[Session], Awaitable[T]]) -> T:
         """Do `work` in a transaction; again, if the database ends it for the sake of another."""
@@ -246,7 +242,7 @@ class MysqlStore:
         if not dropped:
             return []
         where, values = any_of(["entity", '"row"'], {(row.entity, row.row) for row in dropped})
-        found = feed_rows(await session.fetch(f"{statements.LOAD} scope = %s AND ({where})", scope, *values))
+        found = sql.feed_rows(await session.fetch(f"{statements.LOAD} scope = %s AND ({where})", scope, *values))
         held = {(row.entity, row.row): row for row in found}
         return [
             now

@@ -74,7 +74,7 @@ class MysqlTransaction:
         for columns, rows in ((["entity", '"row"'], shared), (["entity", "scope", '"row"'], exact)):
             if rows:
                 where, values = any_of(columns, rows)
-                found += feed_rows(await self._fetch(statements.LOAD + where, *values))
+                found += sql.feed_rows(await self._fetch(statements.LOAD + where, *values))
         return found
 
     async def spent(self, hashes: Collection[int]) -> list[JournalRow]:
@@ -254,11 +254,3 @@ class MysqlTransaction:
         except Exception as failure:
             self.failure = failure
             raise
-
-
-def feed_rows(found: Iterable[Sequence[Any]]) -> list[FeedRow]:
-    """Rows of `sync_feed` as the port has them."""
-    return [
-        FeedRow(scope, entity, row, version, bool(deleted), doc, root, clocks, arrived, bool(residue))
-        for scope, entity, row, version, deleted, doc, root, clocks, arrived, residue in found
-    ]

@@ -56,7 +56,7 @@ _CLIENT_PATIENCE: Final = 40.0
 
 
 class PostgresStore:
-    """A `Store` on PostgreSQL. `now` gives Unix milliseconds, `chance(n)` n random bytes.
+    """A `Store` on PostgreSQL. `chance(n)` gives n random bytes.
 
     `writers` bounds the transactions under way at a time, `readers` the queries beside them. `statement_cache` of 0
     is for a PgBouncer below 1.21 in front.
@@ -70,7 +70,6 @@ class PostgresStore:
         url: str,
         declaration: Declaration,
         *,
-        now: Callable[[], int],
         chance: Callable[[int], bytes],
         writers: int = 2,
         readers: int = 4,
@@ -80,7 +79,6 @@ class PostgresStore:
         self.warnings: list[str] = []
         self._url = plain_url(url)
         self._declaration = declaration
-        self._now = now
         self._chance = chance
         self._sizes = {"writers": writers, "readers": readers}
         self._statement_cache = statement_cache
@@ -144,9 +142,7 @@ class PostgresStore:
             return [JournalRow(*record) for record in await connection.fetch(statement, *values)]
 
     async def rows_of(self, scope: str) -> Iterable[FeedRow]:
-        return feed_rows(
-            await self._fetch(f"SELECT {sql.FEED} FROM sync_feed WHERE scope = $1 ORDER BY version", scope)
-        )
+        return feed_rows(await self._fetch(statements.ROWS_OF, scope))
 
     async def residues(self, before: int, latest: str, limit: int) -> list[FeedRow]:
         return feed_rows(await self._fetch(statements.RESIDUES, before, latest, limit))

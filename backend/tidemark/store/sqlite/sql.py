@@ -86,6 +86,7 @@ SPENT: Final = f"SELECT {sql.JOURNAL} FROM sync_journal WHERE spent {AMONG.forma
 ENTRIES: Final = f"""
     SELECT {sql.JOURNAL} FROM sync_journal
     WHERE scope = ? AND arrived >= ? AND spent IS NULL AND {NAMING.format("?")} ORDER BY id LIMIT ?"""
+ROWS_OF: Final = f"SELECT {sql.FEED} FROM sync_feed WHERE scope = ? ORDER BY version"
 RESIDUES: Final = (
     f"SELECT {sql.FEED} FROM sync_feed WHERE residue AND arrived < ? AND root < ? ORDER BY arrived LIMIT ?"
 )

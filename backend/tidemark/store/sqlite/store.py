@@ -37,7 +37,7 @@ from tidemark_protocol.model import Declaration
 from . import capture
 from . import sql as statements
 from .sql import SqliteTable
-from .transaction import SqliteTransaction, array, feed, translated
+from .transaction import SqliteTransaction, array, translated
 
 T = TypeVar("T")
 
@@ -57,7 +57,7 @@ _STRETCH: Final = 0.5
 
 
 class SqliteStore:
-    """A `Store` on a SQLite file. `now` gives Unix milliseconds, `chance(n)` n random bytes; `readers` read beside the
+    """A `Store` on a SQLite file. `chance(n)` gives n random bytes; `readers` read beside the
     one that writes. `shared` opens a file that a service may have at the same time.
     """
 
@@ -68,7 +68,6 @@ class SqliteStore:
         url: str,
         declaration: Declaration,
         *,
-        now: Callable[[], int],
         chance: Callable[[int], bytes],
         readers: int = 2,
         shared: bool = False,
@@ -77,7 +76,6 @@ class SqliteStore:
         self.warnings: list[str] = []
         self.path = Path(sqlite_path(url)).absolute()
         self._declaration = declaration
-        self._now = now
         self._chance = chance
         self._tables = {name: SqliteTable(table) for name, table in tables_of(declaration).items()}
         self._captured = [name for name, entity in declaration.entities.items() if entity.capture]
@@ -151,10 +149,10 @@ class SqliteStore:
         return [JournalRow(*found) for found in await self._fetch(statement, *values)]
 
     async def rows_of(self, scope: str) -> Iterable[FeedRow]:
-        return feed(await self._fetch(f"SELECT {sql.FEED} FROM sync_feed WHERE scope = ? ORDER BY version", scope))
+        return sql.feed_rows(await self._fetch(statements.ROWS_OF, scope))
 
     async def residues(self, before: int, latest: str, limit: int) -> list[FeedRow]:
-        return feed(await self._fetch(statements.RESIDUES, before, latest, limit))
+        return sql.feed_rows(await self._fetch(statements.RESIDUES, before, latest, limit))
 
     async def forget(self, scope: str, horizon: int, dropped: Sequence[FeedRow], rewritten: Sequence[FeedRow]) -> int:
         def work(connection: sqlite3.Connection) -> int:
@@ -204,7 +202,7 @@ class SqliteStore:
         return await self._read(lambda connection: capture.sweep(connection, table, after, limit))
 
     async def live(self, entity: str, after: tuple[str, str] | None, limit: int) -> list[FeedRow]:
-        return feed(await self._fetch(statements.LIVE, entity, *(after or ("", "")), limit))
+        return sql.feed_rows(await self._fetch(statements.LIVE, entity, *(after or ("", "")), limit))
 
     def _open(self) -> None:
         self._claim = claim(self.path) if self.exclusive else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -69,7 +69,7 @@ class SqliteTransaction:
         found = [row for pair in shared for row in self._connection.execute(statements.LOAD, pair)]
         for scope, entity, row in {key for key in keys if key[1:] not in shared}:
             found += self._connection.execute(statements.LOAD_EXACT, (entity, row, scope))
-        return feed(found)
+        return sql.feed_rows(found)
 
     async def spent(self, hashes: Collection[int]) -> list[JournalRow]:
         return [JournalRow(*found) for found in self._connection.execute(statements.SPENT, (array(hashes),))]
@@ -197,10 +197,3 @@ def translated() -> Iterator[None]:
 
 def array(values: Collection[Any]) -> str:
     return msgspec.json.encode(list(values)).decode()
-
-
-def feed(found: Iterable[Any]) -> list[FeedRow]:
-    return [
-        FeedRow(scope, entity, row, version, bool(deleted), doc, root, clocks, arrived, bool(residue))
-        for scope, entity, row, version, deleted, doc, root, clocks, arrived, residue in found
-    ]
