@@ -165,19 +165,21 @@ def test_a_put_of_a_key_that_sql_has_inserted(shop: Shop) -> None:
 def test_replay_around_sql_writes(shop: Shop) -> None:
     """A push sent again before and after SQL writes its rows has no second effect and is not refused (I8, I23)."""
     ada, scope, tenant = shop.workspace()
-    put = ada.put("orders", shop.insert(tenant), customer="client", number="n", scope=scope)
-    patch = ada.patch("orders", put["row"], status="shipped", scope=scope)
+    row = shop.insert(tenant)
+    later()
+    put = ada.put("orders", row, customer="client", number="n", scope=scope)
+    patch = ada.patch("orders", row, status="shipped", scope=scope)
     ada.apply(put, patch)
     assert [result["status"] for result in ada.push(put, patch)] == ["applied", "applied"]
     later()
-    shop.update(put["row"], status="'paid'", customer="'sql'")
+    shop.update(row, status="'paid'", customer="'sql'")
     assert [result["status"] for result in ada.push(put, patch)] == ["applied", "superseded"]
-    shop.delete(put["row"])
+    shop.delete(row)
     for _ in range(2):
         assert {result["status"] for result in ada.push(put, patch)} <= {"applied", "superseded"}
     shop.drained()
-    assert shop.stored(put["row"], "customer") is None
-    assert ada.doc("orders", put["row"], scope) is None
+    assert shop.stored(row, "customer") is None
+    assert ada.doc("orders", row, scope) is None
 
 
 def test_first_verdicts_stand_whatever_sql_did_since(shop: Shop) -> None:

@@ -229,6 +229,7 @@ def test_two_processes_drain_one_inbox(launch: Launcher, shop: Shop) -> None:
     ada, scope, tenant = shop.workspace()
     with following(ada, scopes=[scope]) as here, following(ada.again().on(other), scopes=[scope]) as there:
         rows = {shop.insert(tenant, f"c{number}") for number in range(60)}
+        later()
         for row in sorted(rows)[:20]:
             shop.update(row, customer="'changed'")
             ada.apply(ada.patch("orders", row, status="shipped", scope=scope))
