@@ -24,9 +24,9 @@ from .plugin import SyncConfig, SyncPlugin
 from .settings import Settings, for_development
 from .web.answer import HTML, Answer
 from .web.call import Call
-from .web.drain import Drain
 from .web.pages import start_page
 from .web.routes import Route, refusal
+from .web.shutdown import Shutdown
 
 DATA = Path("var")
 """Where development mode keeps its secret, below the folder that the service runs in."""
@@ -50,7 +50,7 @@ def create_app(settings: Settings, on_request: log.OnRequest = log.request_line)
     return Litestar(
         route_handlers=[plugin.frame.handler(Route("/", {"GET": start}, public=True), "")],
         plugins=[plugin],
-        lifespan=[_told_to_end(plugin.drain)],
+        lifespan=[_told_to_end(plugin.shutdown)],
         exception_handlers={Exception: partial(_refused, on_request)},
         cors_config=_cors(settings),
         openapi_config=None,
@@ -94,8 +94,8 @@ def _refused(on_request: log.OnRequest, request: Request[Any, Any, Any], error: 
     return Response(answer.body, status_code=answer.status, media_type=answer.content_type.decode(), headers=headers)
 
 
-def _told_to_end(drain: Drain) -> Any:
-    """A lifespan that begins the drain at the signal; its own end would come too late, after what is held open."""
+def _told_to_end(shutdown: Shutdown) -> Any:
+    """A lifespan that begins the shutdown at the signal; its own end would come too late, after what is held open."""
 
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncIterator[None]:
@@ -110,7 +110,7 @@ def _told_to_end(drain: Drain) -> Any:
         servers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
         def handle(number: int, frame: FrameType | None) -> None:
-            loop.call_soon_threadsafe(drain.begin)
+            loop.call_soon_threadsafe(shutdown.begin)
             server = servers[signal.Signals(number)]
             if callable(server):
                 server(number, frame)

@@ -38,7 +38,6 @@ from .wake.local import LocalWake
 from .wake.polling import PollingWake
 from .wake.postgresql import PostgresWake
 from .web.auth import Authenticator
-from .web.drain import Drain
 from .web.journal import journal_route
 from .web.keys import keys_of
 from .web.limits import RateLimit
@@ -48,6 +47,7 @@ from .web.ops import docs_routes, health_routes, metrics_route, schema_route, ti
 from .web.pull import pull_route
 from .web.push import push_route
 from .web.routes import Frame, Route
+from .web.shutdown import Shutdown
 from .web.stream import stream_handler
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class SyncConfig(Struct, frozen=True):
 class SyncPlugin(InitPluginProtocol):
     """Adds the synchronisation routes to a Litestar application and runs the engine for as long as it lives.
 
-    Raises SettingsError and DeclarationError when made. `drain.begin()` lets go of what is held open: to be called
+    Raises SettingsError and DeclarationError when made. `shutdown.begin()` lets go of what is held open: to be called
     when the process is told to end.
     """
 
@@ -93,7 +93,7 @@ class SyncPlugin(InitPluginProtocol):
         settings = config.settings
         self.declaration = config.declaration or read_declaration(settings)
         load_rules(settings)
-        self.drain = Drain()
+        self.shutdown = Shutdown()
         self.metrics = Metrics()
         store = config.store or make_store(settings, self.declaration, chance=config.chance)
         self.engine = make_engine(settings, self.declaration, store, now=config.now, chance=config.chance)
@@ -109,15 +109,15 @@ class SyncPlugin(InitPluginProtocol):
 
     def routes(self) -> list[Route]:
         """Every route, the stream apart."""
-        engine, drain = self.engine, self.drain
+        engine, shutdown = self.engine, self.shutdown
         return [
             push_route(engine),
-            pull_route(engine, drain),
+            pull_route(engine, shutdown),
             journal_route(engine),
             members_route(engine),
             schema_route(engine),
             time_route(engine, self.config.now),
-            *health_routes(engine, drain),
+            *health_routes(engine, shutdown),
             metrics_route(self.metrics),
             *docs_routes(),
         ]
@@ -133,7 +133,7 @@ class SyncPlugin(InitPluginProtocol):
         try:
             yield
         finally:
-            self.drain.begin()
+            self.shutdown.begin()
             await self.engine.stop()
             await self._jwks.aclose()
 

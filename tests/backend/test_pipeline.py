@@ -349,7 +349,7 @@ async def test_a_caller_that_goes_away_changes_nothing(world: World) -> None:
     assert fates(await stays) == ["applied"]
     with pytest.raises(asyncio.CancelledError):
         await gone
-    await world.engine._pipeline.drain()
+    await world.engine._pipeline.finish()
     assert (await bob.rows(W)).keys() == {("nodes", key(1)), ("nodes", key(2))}
 
 
@@ -391,13 +391,13 @@ async def test_a_transaction_that_is_cancelled_leaves_nobody_waiting(world: Worl
 
 
 async def test_stopping_answers_what_was_taken_in(world: World) -> None:
-    """A drain waits for pushes under way and for those put off."""
+    """Finishing waits for pushes under way and for those put off."""
     ada = world.device()
     release = hold(world, W)
     push = asyncio.create_task(ada.push(ada.put("nodes", key(1), scope=W)))
     await asyncio.sleep(0.01)
     asyncio.get_running_loop().call_later(0.02, release)
-    await world.engine._pipeline.drain()
+    await world.engine._pipeline.finish()
     assert fates(await push) == ["applied"]
 
 

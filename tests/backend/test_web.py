@@ -23,11 +23,11 @@ from tidemark.plugin import SyncConfig, SyncPlugin
 from tidemark.settings import Settings
 from tidemark.web.answer import COMPRESS_FROM, NDJSON, Streamed, accepts, send_streamed
 from tidemark.web.call import Call, Disconnected
-from tidemark.web.drain import Drain
 from tidemark.web.limits import RateLimit
 from tidemark.web.members import MEMBERS
 from tidemark.web.openapi import document
 from tidemark.web.pull import _until
+from tidemark.web.shutdown import Shutdown
 from tidemark_protocol.clock import is_reading
 from tidemark_protocol.errors import RequestError
 from tidemark_protocol.schema import from_wire
@@ -220,7 +220,7 @@ async def test_a_stream_that_fails_is_cut_off() -> None:
 async def test_lines_that_nobody_reads_further_end_at_once(drained: bool, gzip: bool) -> None:
     """When the client or the service goes away, what reads ahead for the lines is given up before the answer ends."""
     ended: list[bool] = []
-    drain = Drain()
+    shutdown = Shutdown()
 
     async def lines() -> AsyncGenerator[bytes]:
         try:
@@ -232,11 +232,11 @@ async def test_lines_that_nobody_reads_further_end_at_once(drained: bool, gzip: 
 
     async def send(message: Any) -> None:
         if drained:
-            drain.begin()
+            shutdown.begin()
         elif message.get("body"):
             raise OSError("the client is gone")
 
-    answer = _until(drain, lines())
+    answer = _until(shutdown, lines())
     with nullcontext() if drained else pytest.raises(OSError, match="gone"):
         await send_streamed(send, Streamed(await anext(answer), answer, NDJSON), gzip=gzip)
     assert ended == [True]
@@ -329,7 +329,7 @@ def test_the_time_is_for_everybody(client: Client) -> None:
 def test_a_process_that_goes_away_is_not_ready(client: Client, plugin: SyncPlugin) -> None:
     """A balancer is told before the last request was answered; the process lives on."""
     assert client.get("/health/ready").status_code == 200
-    plugin.drain.begin()
+    plugin.shutdown.begin()
     assert client.get("/health/ready").status_code == 503
     assert client.get("/health/live").status_code == 200
 
@@ -408,21 +408,21 @@ def test_each_request_is_one_line() -> None:
 
 
 def test_a_pull_that_waits_is_answered_when_the_service_ends(client: Client, plugin: SyncPlugin) -> None:
-    """The drain lets go of what is held open, with an answer."""
+    """The shutdown lets go of what is held open, with an answer."""
     page = client.post("/sync/pull", json=PULL, headers=bearer()).json()
     watermark = {run["scope"]: run["watermark"] for run in page["scopes"]}
     started = time.monotonic()
     with client.portal() as portal:
-        portal.start_task_soon(_begin_soon, plugin.drain)
+        portal.start_task_soon(_begin_soon, plugin.shutdown)
     held = client.post("/sync/pull", json=PULL | {"wait": 20, "watermark": watermark}, headers=bearer())
     assert held.status_code == 200
     assert held.json()["scopes"] == []
     assert time.monotonic() - started < 10
 
 
-async def _begin_soon(drain: Drain) -> None:
+async def _begin_soon(shutdown: Shutdown) -> None:
     await asyncio.sleep(0.2)
-    drain.begin()
+    shutdown.begin()
 
 
 async def test_a_client_that_leaves_is_not_waited_for() -> None:
@@ -436,7 +436,7 @@ async def test_a_client_that_leaves_is_not_waited_for() -> None:
             given_up.set()
 
     with pytest.raises(Disconnected):
-        await Drain().hold(call_of({"type": "http.disconnect"}), held(), held)
+        await Shutdown().hold(call_of({"type": "http.disconnect"}), held(), held)
     assert given_up.is_set()
 
 

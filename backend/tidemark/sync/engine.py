@@ -101,7 +101,7 @@ class Engine:
         for loop in self._loops:
             loop.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
-        await self._pipeline.drain()
+        await self._pipeline.finish()
         await self.hub.stop()
         await self.store.close()
 

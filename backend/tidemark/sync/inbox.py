@@ -10,11 +10,11 @@ from typing import Final
 import structlog
 from msgspec import Struct
 
-from tidemark.store.base import Identity, InboxEntry, RowKey, Store, TableAway, TableRow, Transaction, Unavailable
+from tidemark.store.base import Identity, InboxEntry, Store, TableAway, TableRow, Transaction, Unavailable
 from tidemark_protocol.errors import RequestError
 from tidemark_protocol.model import Declaration
 
-from .capture import Captured, Image, Reader, row_of, scope_of
+from .capture import Captured, Image, Reader, anywhere
 
 log = structlog.get_logger(__name__)
 
@@ -154,10 +154,12 @@ class Drain:
         for entry in entries:
             by_row.setdefault(Identity(entry.entity, entry.identity), []).append(entry)
 
+        keys = {identity: anywhere(self._declaration.entities[identity.entity], identity) for identity in by_row}
+
         async def look(tx: Transaction) -> tuple[list[TableRow], dict[tuple[str, str], set[str]]]:
             rows, _ = await tx.table_rows(by_row, ())
             lives: dict[tuple[str, str], set[str]] = {}
-            for row in await tx.load([self._anywhere(identity) for identity in by_row]):
+            for row in await tx.load(keys.values()):
                 if not row.deleted:
                     lives.setdefault((row.entity, row.row), set()).add(row.scope)
             return rows, lives
@@ -166,7 +168,7 @@ class Drain:
         there = {row.identity: self._scope_of(row) for row in rows}
         found: list[Captured] = []
         for identity, named in by_row.items():
-            key = self._anywhere(identity)
+            key = keys[identity]
             scopes = set(lives.get((key.entity, key.row), ())) if not key.scope else {key.scope}
             scopes |= {scope for scope in (there.get(identity),) if scope is not None}
             last = max(named, key=lambda entry: entry.captured_at)
@@ -176,10 +178,6 @@ class Drain:
     def _scope_of(self, row: TableRow) -> str | None:
         read = self._reader.read(row)
         return read.key.scope if isinstance(read, Image) else read.scope
-
-    def _anywhere(self, identity: Identity) -> RowKey:
-        entity = self._declaration.entities[identity.entity]
-        return RowKey(scope_of(entity, identity) or "", entity.name, row_of(entity, identity))
 
     async def _leads(self) -> bool:
         """Whether this process drains; nobody else can where it has the database alone."""

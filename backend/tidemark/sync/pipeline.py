@@ -126,7 +126,7 @@ class Pipeline:
         self._weight += size
         return request
 
-    async def drain(self) -> None:
+    async def finish(self) -> None:
         """Wait until everything taken in has been answered."""
         while self._waiting or self._running:
             answers = [request.answer for request in self._waiting]

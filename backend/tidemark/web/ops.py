@@ -15,11 +15,11 @@ from tidemark_protocol.schema import to_wire
 from . import metrics as prometheus
 from .answer import HTML, Answer, as_json
 from .call import Call
-from .drain import Drain
 from .metrics import Metrics
 from .openapi import document
 from .pages import docs_page
 from .routes import Route
+from .shutdown import Shutdown
 
 
 def schema_route(engine: Engine) -> Route:
@@ -47,12 +47,12 @@ def time_route(engine: Engine, now: Callable[[], int]) -> Route:
     return Route("/sync/time", {"GET": time}, public=True)
 
 
-def health_routes(engine: Engine, drain: Drain) -> list[Route]:
+def health_routes(engine: Engine, shutdown: Shutdown) -> list[Route]:
     async def live(_call: Call) -> Answer:
         return as_json({"status": "live"})
 
     async def ready(_call: Call) -> Answer:
-        if drain.begun:
+        if shutdown.begun:
             raise RequestError("unavailable", "this process is going away")
         await engine.ready()
         return as_json({"status": "ready"})

@@ -12,32 +12,32 @@ from tidemark_protocol import messages
 
 from .answer import NDJSON, Answer, Streamed, accepts
 from .call import Call
-from .drain import Drain
 from .routes import Route
+from .shutdown import Shutdown
 
 
-def pull_route(engine: Engine, drain: Drain) -> Route:
+def pull_route(engine: Engine, shutdown: Shutdown) -> Route:
     max_body = engine.settings.max_body
 
     async def pull(call: Call) -> Answer | Streamed:
         caller = call.caller
         request = messages.decode_pull(await call.json_body(max_body))
         if accepts(call.header(b"accept"), NDJSON):
-            lines = _until(drain, engine.pull_lines(caller, request))
+            lines = _until(shutdown, engine.pull_lines(caller, request))
             return Streamed(await anext(lines), lines, NDJSON)
-        if not request.wait or drain.begun:
+        if not request.wait or shutdown.begun:
             return Answer(await engine.pull(caller, replace(request, wait=0)))
         at_once = replace(request, wait=0)
         held = engine.pull(caller, request)
-        return Answer(await drain.hold(call, held, lambda: engine.pull(caller, at_once)))
+        return Answer(await shutdown.hold(call, held, lambda: engine.pull(caller, at_once)))
 
     return Route("/sync/pull", {"POST": pull})
 
 
-async def _until(drain: Drain, lines: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+async def _until(shutdown: Shutdown, lines: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
     """The lines; cut off when the service goes away (those before stand). Whoever stops reading ends theirs too."""
     async with aclosing(lines):
         async for line in lines:
             yield line
-            if drain.begun:
+            if shutdown.begun:
                 return

@@ -11,7 +11,7 @@ from .call import Call, Disconnected
 T = TypeVar("T")
 
 
-class Drain:
+class Shutdown:
     """Whether the service is going away."""
 
     def __init__(self) -> None:
@@ -28,15 +28,15 @@ class Drain:
         """What `held` gives, or `otherwise()` if the service goes away first; Disconnected if the client does."""
         waiting = asyncio.ensure_future(held)
         leaving = asyncio.ensure_future(call.gone())
-        draining = asyncio.ensure_future(self._begun.wait())
+        ending = asyncio.ensure_future(self._begun.wait())
         try:
-            await asyncio.wait({waiting, leaving, draining}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({waiting, leaving, ending}, return_when=asyncio.FIRST_COMPLETED)
             if waiting.done():
                 return waiting.result()
             if leaving.done():
                 raise Disconnected
         finally:
-            for task in (waiting, leaving, draining):
+            for task in (waiting, leaving, ending):
                 task.cancel()
-            await asyncio.gather(waiting, leaving, draining, return_exceptions=True)
+            await asyncio.gather(waiting, leaving, ending, return_exceptions=True)
         return await otherwise()
