@@ -190,3 +190,33 @@ async def test_a_table_emptied_and_filled_again_in_one_transaction(held_world: S
     await world.drain()
     assert {row: doc["color"] for (_, row), doc in (await ada.rows(W)).items()} == {"a": "red", "c": "blue"}
     assert (await world.store.states([W]))[W].head == head + 2
+
+
+async def test_new_rows_do_not_wait_behind_those_that_are_held_up(postgresql_url: str) -> None:
+    """More rows put off than a page holds are passed by, and taken once nobody holds what follows from them (I50)."""
+    async with adopted(postgresql_url) as world, Program(postgresql_url) as holder:
+        ada = world.device()
+        numbers = "generate_series(1, 1200) AS n"
+        await world.sql(
+            f"INSERT INTO customers SELECT n, '7', 'c' || n, 0 FROM {numbers}",
+            f"INSERT INTO orders (order_key, tenant_id, customer_key) SELECT 'o' || n, '7', n FROM {numbers}",
+        )
+        await world.drain()
+        await holder.begin()
+        await holder.run("UPDATE orders SET note = 'held'")
+        await world.sql("DELETE FROM customers")
+        await world.drain()
+        await world.engine.drain.step()
+        began = world.time
+        while world.time <= began + 60:
+            pass
+        await world.sql("INSERT INTO tags VALUES ('7', 'new', 'red')")
+        await world.engine.drain.step()
+        assert ("tags", "new") in await ada.rows(W)
+        assert await world.backlog() >= 1_200
+        await holder.commit()
+        deadline = time.monotonic() + 30
+        while await world.backlog():
+            await world.engine.drain.step()
+            assert time.monotonic() < deadline
+        assert await world.sql("SELECT count(*) FROM orders WHERE customer_key IS NOT NULL") == [(0,)]
