@@ -87,7 +87,7 @@ async def hang_up(url: str) -> None:
     """End every connection to a database but the one that does so."""
     if url.startswith("postgresql"):
         others = "datname = current_database() AND pid <> pg_backend_pid()"
-        await sql(url, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}")
+        await sql(url, f"SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE {others}")
         return
     others = "SELECT id FROM information_schema.processlist WHERE db = DATABASE() AND id <> CONNECTION_ID()"
     for (number,) in await sql(url, others):
