@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection
 from tidemark_protocol.model import Declaration
 
 from .health import Finding, Limits, age
-from .schema.fit import sqlite_path
+from .schema.fit import OLDEST, sqlite_path
 from .schema.tables import own_metadata
 from .sqlite.store import FAULTY_WAL
 
@@ -151,8 +151,8 @@ def _mysql(connection: Connection, declaration: Declaration, limits: Limits) -> 
     held = {name.lower(): value for name, value in connection.exec_driver_sql("SHOW GLOBAL VARIABLES").all()}
     version = held["version"]
     maria = "mariadb" in version.lower()
-    number = tuple(int(part) for part in version.partition("-")[0].split(".")[:2])
-    least = (10, 6) if maria else (8, 0)
+    number = tuple(int(part) for part in version.partition("-")[0].split(".")[:3])
+    least = OLDEST["mariadb" if maria else "mysql"]
     if number < least:
         yield _old("MariaDB" if maria else "MySQL", version, ".".join(map(str, least)))
     if held["innodb_flush_log_at_trx_commit"] != "1":

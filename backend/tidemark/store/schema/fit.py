@@ -46,6 +46,8 @@ _MYSQL_TAKES: Final[dict[str, tuple[type[Any], ...]]] = {
     "map": (sa.JSON, sa.String),
 }
 """What MySQL and MariaDB have instead: a JSON of MariaDB is a text, and few tables have its UUID."""
+OLDEST: Final = {"mysql": (8, 0, 17), "mariadb": (10, 6)}
+"""By dialect, the first version of a server that will do."""
 _UUID_LENGTH: Final = 36
 _PASSING: Final = frozenset({1040, 1053, 1203, 1205, 1213, 1927})
 """Errors of a MySQL server that go by: too many connections, a shutdown, a lock waited for in vain."""
@@ -197,7 +199,7 @@ def _settings(connection: Connection) -> Iterator[str]:
 
 def _server(connection: Connection) -> Iterator[str]:
     version = tuple(part for part in connection.dialect.server_version_info or () if isinstance(part, int))
-    kind, oldest = ("MariaDB", (10, 6)) if connection.dialect.name == "mariadb" else ("MySQL", (8, 0, 17))
+    kind, oldest = "MariaDB" if connection.dialect.name == "mariadb" else "MySQL", OLDEST[connection.dialect.name]
     if version < oldest:
         yield f"{kind} {'.'.join(map(str, oldest))} or newer is needed, not {'.'.join(map(str, version))}"
     if connection.exec_driver_sql("SELECT @@global.read_only").scalar():
