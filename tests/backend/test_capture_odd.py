@@ -220,3 +220,14 @@ async def test_new_rows_do_not_wait_behind_those_that_are_held_up(postgresql_url
             await world.engine.drain.step()
             assert time.monotonic() < deadline
         assert await world.sql("SELECT count(*) FROM orders WHERE customer_key IS NOT NULL") == [(0,)]
+
+
+async def test_a_new_row_does_not_wait_behind_a_great_many(world: SqlWorld, ada: Device) -> None:
+    """Beside what waits longest, what was written last is taken at once (I49)."""
+    await world.store.report([Identity("orders", f"many-{number}") for number in range(3_000)], world.time)
+    await world.sql("INSERT INTO orders (order_key, tenant_id) VALUES ('new', '7')")
+    await world.engine.drain.step()
+    assert set(await orders(ada)) == {"new"}
+    assert await world.backlog() > 1_000
+    await world.drain()
+    assert await world.backlog() == 0

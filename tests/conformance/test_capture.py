@@ -214,6 +214,7 @@ async def test_the_inbox_comes_in_order(store: Store) -> None:
     ]
     assert all(first.id < second.id for first, second in pairwise(entries))
     assert await store.inbox([], 2) == entries[:2]
+    assert await store.inbox([entries[3].id], 2, newest=True) == [entries[2], entries[1]]
     assert await store.inbox([entries[0].id, entries[2].id, 10**9], 2) == [entries[1], entries[3]]
     assert await store.inbox([entry.id for entry in entries], 10) == []
 

@@ -325,9 +325,11 @@ class Store(Protocol):
     async def lease(self, name: str, owner: str, now: int, until: int) -> bool:
         """Take or keep a lease row of `sync_meta` until `until`; False while another holds it."""
 
-    async def inbox(self, passed: Collection[int], limit: int, without: Collection[str] = ()) -> list[InboxEntry]:
-        """The inbox's first entries in the order of ids, of entities declared as captured, without those `passed` over
-        and `without` some entities.
+    async def inbox(
+        self, passed: Collection[int], limit: int, without: Collection[str] = (), *, newest: bool = False
+    ) -> list[InboxEntry]:
+        """The inbox's first entries in the order of ids (the last ones backwards: `newest`), of entities declared as
+        captured, without those `passed` over and `without` some entities.
 
         Others are left to processes that know them: a declaration may be ahead of this one.
         """

@@ -166,11 +166,13 @@ class MemoryStore:
         self.leases[name] = Lease(owner, until)
         return True
 
-    async def inbox(self, passed: Collection[int], limit: int, without: Collection[str] = ()) -> list[InboxEntry]:
+    async def inbox(
+        self, passed: Collection[int], limit: int, without: Collection[str] = (), *, newest: bool = False
+    ) -> list[InboxEntry]:
         entities = {name: e for name, e in self.declaration.entities.items() if name not in without}
         found = (
             entry
-            for number, entry in sorted(self.waiting.items())
+            for number, entry in sorted(self.waiting.items(), reverse=newest)
             if number not in passed and entry.entity in entities and entities[entry.entity].capture
         )
         return list(islice(found, limit))

@@ -185,12 +185,15 @@ class MysqlStore:
 
         return await self._write(work)
 
-    async def inbox(self, passed: Collection[int], limit: int, without: Collection[str] = ()) -> list[InboxEntry]:
+    async def inbox(
+        self, passed: Collection[int], limit: int, without: Collection[str] = (), *, newest: bool = False
+    ) -> list[InboxEntry]:
         wanted = tuple(name for name in self._captured if name not in without)
         if not wanted:
             return []
         others = " AND id NOT IN %s" if passed else ""
-        statement = f"{statements.ENTRY} WHERE entity IN %s{others} ORDER BY id LIMIT {int(limit)}"
+        order = "id DESC" if newest else "id"
+        statement = f"{statements.ENTRY} WHERE entity IN %s{others} ORDER BY {order} LIMIT {int(limit)}"
         found = await self._fetch(statement, wanted, *([tuple(passed)] if passed else []))
         return [InboxEntry(*row) for row in found]
 

@@ -268,9 +268,10 @@ FORGET_JOURNAL: Final = """
         SELECT id FROM sync_journal WHERE arrived < $1 ORDER BY arrived LIMIT $2 FOR UPDATE SKIP LOCKED)"""
 _ENTRY: Final = "id, entity, identity, captured_at, who"
 # A subquery is hashed; an array would be searched from end to end for each entry.
-INBOX: Final = f"""
-    SELECT {_ENTRY} FROM sync_inbox
-    WHERE entity = ANY($1::text[]) AND id NOT IN (SELECT unnest($2::bigint[])) ORDER BY id LIMIT $3"""
+_WAITING: Final = f"""
+    SELECT {_ENTRY} FROM sync_inbox WHERE entity = ANY($1::text[]) AND id NOT IN (SELECT unnest($2::bigint[]))"""
+INBOX: Final = f"{_WAITING} ORDER BY id LIMIT $3"
+NEWEST: Final = f"{_WAITING} ORDER BY id DESC LIMIT $3"
 BACKLOG: Final = "SELECT count(*), min(captured_at) FROM sync_inbox"
 REPORT: Final = f"{_REPORT} SELECT v.*, $3, session_user FROM unnest($1::text[], $2::text[]) AS v"
 CAPTURED: Final = """

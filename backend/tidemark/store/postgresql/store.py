@@ -166,9 +166,11 @@ class PostgresStore:
         async with self._transaction() as connection:
             return count_of(await connection.execute(statements.LEASE, f"lease:{name}", value, owner, now)) == 1
 
-    async def inbox(self, passed: Collection[int], limit: int, without: Collection[str] = ()) -> list[InboxEntry]:
+    async def inbox(
+        self, passed: Collection[int], limit: int, without: Collection[str] = (), *, newest: bool = False
+    ) -> list[InboxEntry]:
         wanted = [name for name in self._captured if name not in without]
-        found = await self._fetch(statements.INBOX, wanted, list(passed), limit)
+        found = await self._fetch(statements.NEWEST if newest else statements.INBOX, wanted, list(passed), limit)
         return [InboxEntry(*record) for record in found]
 
     async def backlog(self) -> Backlog:

@@ -186,9 +186,12 @@ class SqliteStore:
         values = (f"lease:{name}", value, owner, now)
         return await self._write(lambda connection: connection.execute(statements.LEASE, values).rowcount == 1)
 
-    async def inbox(self, passed: Collection[int], limit: int, without: Collection[str] = ()) -> list[InboxEntry]:
+    async def inbox(
+        self, passed: Collection[int], limit: int, without: Collection[str] = (), *, newest: bool = False
+    ) -> list[InboxEntry]:
+        statement = statements.NEWEST if newest else statements.INBOX
         values = (array([name for name in self._captured if name not in without]), array(passed), limit)
-        return await self._read(lambda connection: capture.entries(connection, statements.INBOX, values))
+        return await self._read(lambda connection: capture.entries(connection, statement, values))
 
     async def backlog(self) -> Backlog:
         return Backlog(*(await self._fetch(statements.BACKLOG))[0])
