@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -13,7 +14,7 @@ from tidemark_protocol import rows
 from tidemark_protocol.errors import Rejection
 from tidemark_protocol.fields import Validator, compile_entity
 from tidemark_protocol.merge import RowState, Values, same_value
-from tidemark_protocol.model import Declaration, Entity
+from tidemark_protocol.model import ColumnType, Declaration, Entity
 
 _size_of: Final = msgspec.json.Encoder()
 
@@ -49,7 +50,6 @@ class Reader:
     """Reads rows of captured tables as the declaration means them; `max_doc` bounds a document, in bytes."""
 
     def __init__(self, declaration: Declaration, max_doc: int) -> None:
-        self.entities: Mapping[str, Entity] = {e.name: e for e in declaration.entities.values() if e.capture}
         self._validators: Mapping[str, Validator] = {
             name: compile_entity(e) for name, e in declaration.entities.items()
         }
@@ -84,10 +84,13 @@ def row_of(entity: Entity, identity: Identity) -> str:
 
 def scope_of(entity: Entity, identity: Identity) -> str | None:
     """The scope that an identity names, where keys are `per_scope`; None where it names none that there could be."""
-    if not entity.key.per_scope:
-        return None
+    return scope_in(entity, identity.text.partition(UNIT)[0]) if entity.key.per_scope else None
+
+
+def scope_in(entity: Entity, text: str | None) -> str | None:
+    """The scope of a row whose scope column holds this text; None where there could be none."""
     try:
-        return _scope(entity, identity.text.partition(UNIT)[0])
+        return _scope(entity, text)
     except Rejection:
         return None
 
@@ -113,10 +116,16 @@ def changed(state: RowState, values: Values) -> Values:
 def _scope(entity: Entity, text: str | None) -> str:
     if text is None:
         raise Rejection("invalid_scope", f"{entity.scope.column} holds nothing")
-    problem = rows.id_problem(entity.scope.type, text)
-    if problem is not None:
-        raise Rejection("invalid_scope", f"{entity.scope.column} {problem}")
     try:
-        return rows.format_scope(entity.scope.kind, text)
+        return _spelled_scope(entity.scope.kind, entity.scope.type, text)
     except ValueError as fault:
         raise Rejection("invalid_scope", f"{entity.scope.column}: {fault}") from fault
+
+
+@lru_cache(maxsize=4096)
+def _spelled_scope(kind: str, id_type: ColumnType, text: str) -> str:
+    """Remembered, since the same few scopes come again and again; ValueError for an id that none can have."""
+    problem = rows.id_problem(id_type, text)
+    if problem is not None:
+        raise ValueError(problem)
+    return rows.format_scope(kind, text)

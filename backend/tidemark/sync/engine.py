@@ -15,7 +15,6 @@ from tidemark_protocol.model import Declaration
 
 from .access import Access, Principal
 from .batch import Limits
-from .capture import Reader
 from .frames import FrameMaker
 from .history import History
 from .hub import Hub
@@ -82,7 +81,6 @@ class Engine:
         self.drain = Drain(
             store=store,
             declaration=declaration,
-            reader=Reader(declaration, settings.max_doc),
             capture=self._pipeline.capture,
             now=now,
             owner=self.node,

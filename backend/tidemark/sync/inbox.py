@@ -14,7 +14,7 @@ from tidemark.store.base import Identity, InboxEntry, Store, TableAway, TableRow
 from tidemark_protocol.errors import RequestError
 from tidemark_protocol.model import Declaration
 
-from .capture import Captured, Image, Reader, anywhere
+from .capture import Captured, anywhere, scope_in
 
 log = structlog.get_logger(__name__)
 
@@ -55,7 +55,6 @@ class Drain:
         *,
         store: Store,
         declaration: Declaration,
-        reader: Reader,
         capture: Callable[[Sequence[Captured]], Awaitable[list[bool]]],
         now: Callable[[], int],
         owner: str,
@@ -63,7 +62,6 @@ class Drain:
     ) -> None:
         self._store = store
         self._declaration = declaration
-        self._reader = reader
         self._capture = capture
         self._now = now
         self._owner = owner
@@ -75,7 +73,7 @@ class Drain:
 
     async def run(self) -> None:
         """Until cancelled. Nothing to do where nothing is captured."""
-        if not self._reader.entities:
+        if not any(entity.capture for entity in self._declaration.entities.values()):
             return
         while True:
             pause = self._interval
@@ -170,7 +168,7 @@ class Drain:
             return rows, lives
 
         rows, lives = await self._store.transact(look)
-        there = {row.identity: self._scope_of(row) for row in rows}
+        there = {row.identity: scope_in(self._declaration.entities[row.identity.entity], row.scope) for row in rows}
         found: list[Captured] = []
         for identity, named in by_row.items():
             key = keys[identity]
@@ -179,10 +177,6 @@ class Drain:
             last = max(named, key=lambda entry: entry.captured_at)
             found.append(Captured(identity, tuple(named), last.captured_at, last.who or "", frozenset(scopes)))
         return found
-
-    def _scope_of(self, row: TableRow) -> str | None:
-        read = self._reader.read(row)
-        return read.key.scope if isinstance(read, Image) else read.scope
 
     async def _leads(self) -> bool:
         """Whether this process drains; nobody else can where it has the database alone."""

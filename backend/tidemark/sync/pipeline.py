@@ -1,7 +1,8 @@
 """Group commit: all pushes waiting in a process, merged in memory, written in one transaction (SPEC 4).
 
 A batch is what waits, in order, of scopes that no other batch of this process holds; one bad mutation or constraint
-error never fails a neighbour, because a batch that the database refuses is settled in parts until the culprit stands alone.
+error never fails a neighbour, because a batch that the database refuses is settled in parts until the culprit stands
+alone.
 """
 
 from __future__ import annotations
