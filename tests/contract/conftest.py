@@ -58,6 +58,18 @@ class Launcher:
         return Running(server, service)
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what a kind of database cannot have: `databases` names those that a test is about."""
+    left_out = [item for item in items if not _is_about(item)]
+    items[:] = [item for item in items if _is_about(item)]
+    config.hook.pytest_deselected(items=left_out)
+
+
+def _is_about(item: pytest.Item) -> bool:
+    marker, call = item.get_closest_marker("databases"), getattr(item, "callspec", None)
+    return marker is None or call is None or call.params.get("new_database") in marker.args
+
+
 @pytest.fixture(scope="session", params=["sqlite", "postgresql", "mariadb"])
 def new_database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], str]:
     """Makes URLs of empty databases: everything runs once on SQLite, on PostgreSQL and on MariaDB."""

@@ -227,17 +227,13 @@ def open_transaction(shop: Shop) -> Iterator[Sql]:
         yield sql
 
 
-@pytest.fixture
-def holding(shop: Shop) -> Shop:
-    """The shop, on databases whose transactions hold rows."""
-    if shop.dialect == "sqlite":
-        pytest.skip("a transaction of SQLite holds the whole file")
-    return shop
+HOLDING_ROWS = pytest.mark.databases("postgresql", "mariadb")
+"""A transaction of SQLite holds the whole file."""
 
 
-def test_a_group_waits_whole_for_a_held_row(holding: Shop) -> None:
+@HOLDING_ROWS
+def test_a_group_waits_whole_for_a_held_row(shop: Shop) -> None:
     """A group with a held row waits whole, with what follows it; other pushes pass, and then it does (I13, I50)."""
-    shop = holding
     ada, scope, tenant = shop.workspace()
     bob = ada.again()
     held, free, other = (shop.insert(tenant, "start") for _ in range(3))
@@ -265,10 +261,10 @@ def test_a_group_waits_whole_for_a_held_row(holding: Shop) -> None:
     shop.arrives(ada, other, scope, customer="behind")
 
 
+@HOLDING_ROWS
 @pytest.mark.parametrize("undone", [False, True])
-def test_edits_of_a_held_row_are_judged_by_the_statement(holding: Shop, undone: bool) -> None:
+def test_edits_of_a_held_row_are_judged_by_the_statement(shop: Shop, undone: bool) -> None:
     """An edit before a statement loses to it once that commits, one made while it was open wins; undone, both stay."""
-    shop = holding
     ada, scope, tenant = shop.workspace()
     row = shop.insert(tenant, "start")
     shop.arrives(ada, row, scope)
@@ -291,9 +287,9 @@ def test_edits_of_a_held_row_are_judged_by_the_statement(holding: Shop, undone: 
     assert shop.stored(row, "customer", "status") == ("early" if undone else "sql", "shipped")
 
 
-def test_an_uncommitted_key_holds_up_its_put_alone(holding: Shop) -> None:
+@HOLDING_ROWS
+def test_an_uncommitted_key_holds_up_its_put_alone(shop: Shop) -> None:
     """A put of a key that SQL has inserted and not committed waits; then it merges, or finds the key taken (I50)."""
-    shop = holding
     ada, scope, tenant = shop.workspace()
     bob, elsewhere, _ = shop.workspace()
     with open_transaction(shop) as sql:
@@ -311,10 +307,10 @@ def test_an_uncommitted_key_holds_up_its_put_alone(holding: Shop) -> None:
     assert shop.stored(row, "customer", "remark") == ("client", "own")
 
 
+@HOLDING_ROWS
 @pytest.mark.parametrize("undone", [False, True])
-def test_an_uncommitted_unique_value_holds_up_who_wants_it(holding: Shop, undone: bool) -> None:
+def test_an_uncommitted_unique_value_holds_up_who_wants_it(shop: Shop, undone: bool) -> None:
     """A write of a unique value that SQL has taken and not committed waits; then it is refused, or passes (I50)."""
-    shop = holding
     ada, scope, tenant = shop.workspace()
     row = shop.insert(tenant)
     shop.arrives(ada, row, scope)
@@ -329,10 +325,9 @@ def test_an_uncommitted_unique_value_holds_up_who_wants_it(holding: Shop, undone
     assert told(ada.push(again)) == [("applied", None) if undone else ("rejected", "unique_violation")]
 
 
+@pytest.mark.databases("sqlite")
 def test_sqlite_holds_up_every_write_and_no_reading(shop: Shop) -> None:
     """On SQLite an open write transaction puts off all writes in every scope, not reading, and loses none (I50)."""
-    if shop.dialect != "sqlite":
-        pytest.skip("of SQLite alone")
     ada, scope, tenant = shop.workspace()
     row = shop.insert(tenant, "start")
     shop.arrives(ada, row, scope)
