@@ -189,11 +189,13 @@ class SqlWriter:
         return await self._update(program, changed, f"order_key = '{self.chance.choice(ORDERS)}'", mark)
 
     async def _update(self, program: Program, changed: str, where: str, mark: str) -> list[Wrote]:
-        """Change orders, having looked which are there."""
+        """Change orders, having looked which are there: those alone, for others may come before the change."""
         since = time.time()
         lock = "" if program.dialect == "sqlite" else " FOR UPDATE"
         rows = await program.run(f"SELECT order_key FROM orders WHERE {where}{lock}")
-        await program.run(f"UPDATE orders SET {changed} WHERE {where}")
+        if rows:
+            found = ", ".join(f"'{row}'" for (row,) in rows)
+            await program.run(f"UPDATE orders SET {changed} WHERE order_key IN ({found})")
         return [("orders", row, mark, since) for (row,) in rows]
 
     async def _upsert(self, program: Program, mark: str) -> list[Wrote]:
