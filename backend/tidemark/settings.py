@@ -176,9 +176,37 @@ class Settings(Struct, frozen=True, kw_only=True):
     ] = None
     stream_buffer: Annotated[int, About(SIZE, "Bytes held for one stream whose reader is slow.")] = 512 * _KIB
     hello_timeout: Annotated[int, About(DURATION, "How long a stream may take to say hello.")] = 10 * _SECOND
-    heartbeat: Annotated[int, About(DURATION, "Silence after which a stream is pinged; it is closed after twice.")] = (
+    heartbeat: Annotated[int, About(DURATION, "How often a stream is pinged; without an answer it is closed.")] = (
         25 * _SECOND
     )
+    stall_timeout: Annotated[
+        int, About(DURATION, "How long a stream's reader may take in nothing of what waits for it.")
+    ] = 30 * _SECOND
+    max_streams: Annotated[int, About(NUMBER, "Streams open in one process.")] = 10_000
+    max_opening: Annotated[int, About(NUMBER, "Streams of one process that are let in at a time; others wait.")] = 500
+    streams_per_user: Annotated[int, About(NUMBER, "Streams of one user in one process.")] = 100
+    reconnect_spread: Annotated[
+        int, About(DURATION, "Over how long clients are asked to spread their return, at most.")
+    ] = 5 * _SECOND
+    max_frame: Annotated[int, About(SIZE, "Bytes in one frame of a client.")] = 1024 * _KIB
+    frame_rate: Annotated[
+        int, About(NUMBER, "Frames a second that one stream may send, and twice as many at once; 0 for no limit.")
+    ] = 1_000
+
+    rooms_per_stream: Annotated[int, About(NUMBER, "Rooms that one stream may be in.")] = 100
+    room_members: Annotated[int, About(NUMBER, "Sessions in one room.")] = 1_000
+    room_state: Annotated[int, About(SIZE, "Bytes of all states shown in one room.")] = 256 * _KIB
+    max_state: Annotated[int, About(SIZE, "Bytes in the state that one session shows in a room.")] = 4 * _KIB
+    max_payload: Annotated[int, About(SIZE, "Bytes in the payload of one broadcast.")] = 16 * _KIB
+    broadcast_rate: Annotated[
+        int,
+        About(
+            NUMBER,
+            "Broadcasts and states a second that one stream may send, and twice as many at once; above it only the "
+            "latest of each kind is kept until its turn. 0 for no limit.",
+        ),
+    ] = 60
+    room_rate: Annotated[int, About(NUMBER, "The same for all streams of a process in one room.")] = 500
 
     log_level: Annotated[LogLevel, About(_one_of("info", "warning", "error"), "The least that is logged.")] = "info"
     log_format: Annotated[
@@ -360,4 +388,18 @@ _BOUNDS: Final = (
     ("stream_buffer", _KIB, _BYTES["GiB"]),
     ("hello_timeout", 1, _DAY),
     ("heartbeat", 10, _DAY),
+    ("stall_timeout", 10, _DAY),
+    ("max_streams", 1, 10_000_000),
+    ("max_opening", 1, 1_000_000),
+    ("streams_per_user", 1, 1_000_000),
+    ("reconnect_spread", 0, _DAY),
+    ("max_frame", _KIB, _BYTES["GiB"]),
+    ("frame_rate", 0, 10**9),
+    ("rooms_per_stream", 0, 1_000_000),
+    ("room_members", 1, 1_000_000),
+    ("room_state", 1, _BYTES["GiB"]),
+    ("max_state", 1, _BYTES["GiB"]),
+    ("max_payload", 1, 512 * _KIB),
+    ("broadcast_rate", 0, 10**9),
+    ("room_rate", 0, 10**9),
 )
