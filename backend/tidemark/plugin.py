@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import random
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -216,7 +215,7 @@ def make_engine(
     chance: Callable[[int], bytes] = os.urandom,
 ) -> Engine:
     """The engine over a store, not started."""
-    wake = make_wake(settings)
+    wake = make_wake(settings, chance=chance)
     return Engine(store=store, declaration=declaration, settings=settings, wake=wake, now=now, chance=chance)
 
 
@@ -245,11 +244,11 @@ async def renew_epoch(settings: Settings, declaration: Declaration) -> str:
         await store.close()
 
 
-def make_wake(settings: Settings) -> Wake:
+def make_wake(settings: Settings, *, chance: Callable[[int], bytes] = os.urandom) -> Wake:
     """What joins the processes of one database."""
     wake = settings.wake
     if is_postgresql(wake):
-        return PostgresWake(wake, chance=random.random)
+        return PostgresWake(wake, chance=chance)
     if wake == "polling":
         return PollingWake(min(settings.poll_interval, _POLL_WITHOUT_WAKE))
     if wake != "auto":
@@ -258,7 +257,7 @@ def make_wake(settings: Settings) -> Wake:
         return LocalWake()
     if is_mysql(settings.database_url):
         return PollingWake(min(settings.poll_interval, _POLL_WITHOUT_WAKE))
-    return PostgresWake(settings.database_url, chance=random.random)
+    return PostgresWake(settings.database_url, chance=chance)
 
 
 def is_sqlite(settings: Settings) -> bool:

@@ -15,7 +15,7 @@ from tidemark.sync.follower import StreamFollower
 from tidemark.sync.frames import FrameMaker
 from tidemark.sync.hub import Hub
 from tidemark.sync.outgoing import Outgoing
-from tidemark.wake.base import OnWake, Wakeup
+from tidemark.wake.base import OnMessage, OnWake, Wakeup
 from tidemark_protocol import digest
 from tidemark_protocol.messages import Behind, Changes, Hello, ScopeAdded, ScopeRevoked, Welcome, decode_server_frame
 from tidemark_protocol.model import Declaration
@@ -80,19 +80,28 @@ class SlowStore(MemoryStore):
 
 
 class ToldWake:
-    """Wakes when the test says so; remembers what was published."""
+    """Wakes when the test says so; remembers what was published and sent."""
+
+    spans = True
 
     def __init__(self) -> None:
         self.published: list[Wakeup] = []
+        self.sent: list[bytes] = []
         self.on_wake: OnWake = lambda _: None
+        self.on_message: OnMessage = lambda _: None
+        self.namespace = ""
 
-    async def start(self, on_wake: OnWake) -> None:
+    async def start(self, on_wake: OnWake, on_message: OnMessage, namespace: str) -> None:
         """Keep it for the test."""
-        self.on_wake = on_wake
+        self.on_wake, self.on_message, self.namespace = on_wake, on_message, namespace
 
     def publish(self, scope: str, head: int, members: int) -> None:
         """Keep it for the test."""
         self.published.append(Wakeup(scope, head, members))
+
+    def send(self, message: bytes) -> None:
+        """Keep it for the test."""
+        self.sent.append(message)
 
     async def stop(self) -> None:
         """Nothing to let go."""

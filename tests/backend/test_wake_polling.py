@@ -9,8 +9,8 @@ from tidemark.wake.polling import PollingWake
 
 
 async def test_it_says_look_again_and_again_until_it_stops() -> None:
-    """Every interval anything may have moved; after `stop` nothing is said any more."""
-    heard: list[Wakeup | None] = []
+    """Every interval anything may have moved, and no message comes; after `stop` nothing is said any more."""
+    heard: list[Wakeup | bytes | None] = []
     often = asyncio.Event()
 
     def on_wake(wakeup: Wakeup | None) -> None:
@@ -19,8 +19,10 @@ async def test_it_says_look_again_and_again_until_it_stops() -> None:
             often.set()
 
     wake = PollingWake(1)
-    await wake.start(on_wake)
+    await wake.start(on_wake, heard.append, "0a")
+    assert not wake.spans
     wake.publish("user:ada", 1, 0)
+    wake.send(b"hello")
     async with asyncio.timeout(5):
         await often.wait()
     await wake.stop()

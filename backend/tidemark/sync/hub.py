@@ -22,7 +22,7 @@ from typing import Any, Final, Protocol, Self
 import structlog
 
 from tidemark.store.base import ScopeState, Store, Unavailable
-from tidemark.wake.base import Wake, Wakeup
+from tidemark.wake.base import OnMessage, Wake, Wakeup
 
 from .access import Access
 from .commit import Commit
@@ -143,6 +143,8 @@ class Hub:
         self.frames = frames
         self.buffer = buffer
         self._wake = wake
+        self.on_message: OnMessage = lambda _: None
+        """What to do with a message of another process."""
         self._poll_interval = poll_interval / 1_000
         self._topics: dict[str, Topic] = {}
         self._look = asyncio.Event()
@@ -155,7 +157,7 @@ class Hub:
 
     async def start(self) -> None:
         self._task = self._begin(self._keep_looking())
-        await self._wake.start(self._woken)
+        await self._wake.start(self._woken, lambda message: self.on_message(message), self.store.epoch)
 
     async def stop(self) -> None:
         """End all streams, pushes under way answered first; then listen no more."""

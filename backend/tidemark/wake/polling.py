@@ -5,21 +5,26 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
-from .base import OnWake
+from .base import OnMessage, OnWake
 
 
 class PollingWake:
     """Says every `interval` milliseconds that anything may have moved."""
 
+    spans = False
+
     def __init__(self, interval: int) -> None:
         self._interval = interval / 1_000
         self._task: asyncio.Task[None] | None = None
 
-    async def start(self, on_wake: OnWake) -> None:
+    async def start(self, on_wake: OnWake, on_message: OnMessage, namespace: str) -> None:  # noqa: ARG002  (no channel)
         self._task = asyncio.create_task(self._tick(on_wake))
 
     def publish(self, scope: str, head: int, members: int) -> None:
         """The others will see it when they look."""
+
+    def send(self, message: bytes) -> None:
+        """There is no way to the others."""
 
     async def stop(self) -> None:
         if self._task is not None:
