@@ -144,7 +144,7 @@ class Hub:
         self.buffer = buffer
         self._wake = wake
         self.on_message: OnMessage = lambda _: None
-        """What to do with a message of another process."""
+        """What to do with a message of another process; to be set before the start."""
         self._poll_interval = poll_interval / 1_000
         self._topics: dict[str, Topic] = {}
         self._look = asyncio.Event()
@@ -157,7 +157,7 @@ class Hub:
 
     async def start(self) -> None:
         self._task = self._begin(self._keep_looking())
-        await self._wake.start(self._woken, lambda message: self.on_message(message), self.store.epoch)
+        await self._wake.start(self._woken, self.on_message, self.store.epoch)
 
     async def stop(self) -> None:
         """End all streams, pushes under way answered first; then listen no more."""
