@@ -37,6 +37,7 @@ from .wake.local import LocalWake
 from .wake.polling import PollingWake
 from .wake.postgresql import PostgresWake
 from .web.auth import Authenticator
+from .web.events import events_endpoint
 from .web.journal import journal_route
 from .web.keys import keys_of
 from .web.limits import RateLimit
@@ -99,7 +100,7 @@ class SyncPlugin(InitPluginProtocol):
         self.metrics.streams.set_function(self.engine.hub.count_streams)
         self._jwks = httpx2.AsyncClient(timeout=_JWKS_TIMEOUT)
         limiter = RateLimit(settings.rate_limit, config.monotonic)
-        self.frame = Frame(self._authenticator(), limiter, self.metrics, config.log, config.monotonic)
+        self.frame = Frame(self._authenticator(), limiter, self.metrics, config.log, config.monotonic, settings.origins)
 
     def on_app_init(self, app_config: AppConfig) -> AppConfig:
         app_config.route_handlers.extend(self.handlers())
@@ -107,11 +108,14 @@ class SyncPlugin(InitPluginProtocol):
         return app_config
 
     def routes(self) -> list[Route]:
-        """Every route, the stream apart."""
+        """Every route."""
         engine, shutdown = self.engine, self.shutdown
+        authenticate = self.frame.authenticator.authenticate
+        events = events_endpoint(engine, authenticate)
         return [
             push_route(engine),
             pull_route(engine, shutdown),
+            Route("/sync/stream", {"POST": events}, websocket=stream_handler(engine, authenticate).fn),
             journal_route(engine),
             members_route(engine),
             schema_route(engine),
@@ -123,8 +127,7 @@ class SyncPlugin(InitPluginProtocol):
 
     def handlers(self) -> list[BaseRouteHandler]:
         prefix = self.config.path.rstrip("/")
-        stream = stream_handler(self.engine, self.frame.authenticator.authenticate, path=f"{prefix}/sync/stream")
-        return [*(self.frame.handler(route, prefix) for route in self.routes()), stream]
+        return [self.frame.handler(route, prefix) for route in self.routes()]
 
     @asynccontextmanager
     async def _running(self, _app: Litestar) -> AsyncIterator[None]:

@@ -73,6 +73,7 @@ REQUEST_CODES: Final[dict[str, tuple[int, Remedy]]] = {
     "origin_forbidden": (403, Remedy.GIVE_UP),
     "not_found": (404, Remedy.GIVE_UP),
     "method_not_allowed": (405, Remedy.GIVE_UP),
+    "not_acceptable": (406, Remedy.GIVE_UP),
     "schema_mismatch": (409, Remedy.UPGRADE),
     "too_large": (413, Remedy.SPLIT),
     "unsupported_media_type": (415, Remedy.GIVE_UP),

@@ -34,7 +34,7 @@ FROM_THE_STORE = [
     (route.path, method)
     for route in ROUTES
     for method in route.methods
-    if not route.public and route.path != "/sync/schema"
+    if not route.public and route.path not in {"/sync/schema", "/sync/stream"}
 ] + [("/health/ready", "GET")]
 
 

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from litestar import Litestar
+from litestar.exceptions import WebSocketDisconnect
 from litestar.testing import TestClient
 
 from tests.backend.conftest import DECLARATION, PULL, PUSH, app_of, bearer, note, plugin_of
@@ -115,6 +116,13 @@ def call_of(*messages: dict[str, Any], **headers: str) -> Call:
     pairs = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
     scope: Any = {"method": "POST", "headers": pairs, "query_string": b""}
     return Call(scope, receive, "/")
+
+
+def test_a_handshake_elsewhere_is_refused(client: Client) -> None:
+    """Only the stream's path takes websockets."""
+    with pytest.raises(WebSocketDisconnect) as refused, client.websocket_connect("/sync/push"):
+        pass
+    assert refused.value.code == 1000
 
 
 async def test_a_body_is_read_no_further_than_its_limit() -> None:
@@ -359,7 +367,7 @@ def test_the_documentation_loads_nothing(client: Client) -> None:
 
 
 def test_the_description_covers_every_route(plugin: SyncPlugin) -> None:
-    """Each route and method is described, and nothing else but the stream."""
+    """Each route and method is described, and nothing else but the websocket."""
     described = {
         (path, verb.upper()) for path, item in document()["paths"].items() for verb in item if verb != "parameters"
     }

@@ -24,7 +24,7 @@ STRUCTS: dict[str, Any] = {
     if inspect.isclass(value) and issubclass(value, msgspec.Struct) and value.__module__ == messages.__name__
 }
 
-FINGERPRINTS = {"tidemark.v1": "450901554b775f5c446ba6131ec4c408524b4773c0cb728b4fe2b1e27111c060"}
+FINGERPRINTS = {"tidemark.v1": "b44ac2a802172034cb030f753339cab98b492587d1247bcb4a3cff6bbddaded1"}
 """What travels under each version. A change that an older peer cannot ignore needs another version; one that it can
 (a new member with a default, a new code with a known remedy) needs the new fingerprint here."""
 

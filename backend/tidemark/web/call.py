@@ -41,12 +41,22 @@ class Call:
             raise RequestError("unauthenticated", "this needs a token")
         return self.principal
 
+    @property
+    def token(self) -> str:
+        """What the `Authorization` header bears."""
+        return (self.header(b"authorization") or b"").partition(b" ")[2].strip().decode("latin-1")
+
     def header(self, name: bytes) -> bytes | None:
         """The first header of that lower case name."""
         for key, value in self.scope["headers"]:
             if key == name:
                 return value
         return None
+
+    def text(self, name: bytes) -> str | None:
+        """The same as text."""
+        value = self.header(name)
+        return None if value is None else value.decode("latin-1")
 
     def query(self) -> dict[str, str]:
         """The query's parameters; of duplicates the last counts. RequestError `malformed` unless it is UTF-8."""

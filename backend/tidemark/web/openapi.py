@@ -9,14 +9,15 @@ from typing import Any, Final
 import msgspec
 
 from tidemark_protocol.errors import REQUEST_CODES
-from tidemark_protocol.messages import PullRequest, PullResponse, PushRequest, PushResponse, Run, Trailer
+from tidemark_protocol.messages import Hello, PullRequest, PullResponse, PushRequest, PushResponse, Run, Trailer
 
+from .answer import EVENTS
 from .members import MEMBER, MEMBERS, Membership
 from .problems import CONTENT_TYPE, Problem
 
 Json = dict[str, Any]
 
-_STRUCTS: Final = (PushRequest, PushResponse, PullRequest, PullResponse, Run, Trailer, Membership, Problem)
+_STRUCTS: Final = (PushRequest, PushResponse, PullRequest, PullResponse, Run, Trailer, Hello, Membership, Problem)
 _EVENT_FILTERS: Final = [
     "scope",
     "entity",
@@ -54,19 +55,27 @@ def document() -> Json:
 
 def _paths() -> Json:
     scope, user = _parameter("scope", "path"), _parameter("user", "path")
-    pull = _operation("Changes after a watermark", _json(PullResponse), body=PullRequest, also=(409, 413, 415))
+    pull = _operation("Changes after a watermark", _json(PullResponse), body=PullRequest, also=(403, 409, 413, 415))
     pull["responses"]["200"]["content"]["application/x-ndjson"] = {"schema": _ref(Run)}
     stream = _operation("One websocket for everything; subprotocol tidemark.v1", {}, refused=(400,))
     stream["responses"]["101"] = {"description": "The stream begins with the client's hello"}
     del stream["responses"]["200"]
+    events = _operation(
+        "The stream as server-sent events; the body is the hello",
+        {EVENTS.decode(): {"schema": _TEXT}},
+        body=Hello,
+        also=(403, 406, 409, 413, 415),
+    )
     leave = _operation("End a membership", {}, also=(403,))
     leave["responses"]["204"] = leave["responses"].pop("200")
     schema = _operation("What is declared", _json(None))
     schema["responses"]["304"] = {"description": "As the ETag given says"}
     return {
-        "/sync/push": {"post": _operation("Deliver mutations", _json(PushResponse), body=PushRequest, also=(413, 415))},
+        "/sync/push": {
+            "post": _operation("Deliver mutations", _json(PushResponse), body=PushRequest, also=(403, 413, 415))
+        },
         "/sync/pull": {"post": pull},
-        "/sync/stream": {"get": stream | {"security": []}},
+        "/sync/stream": {"get": stream | {"security": []}, "post": events},
         "/sync/schema": {"get": schema},
         "/sync/time": {"get": _operation("The server's clock and time", _json(None), refused=()) | {"security": []}},
         "/sync/events": {

@@ -8,27 +8,32 @@ application's handlers.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Final, cast
+from typing import Any, Final
 
 import structlog
-from litestar import asgi
+from litestar import WebSocket, asgi
+from litestar.enums import ScopeType
 from litestar.handlers import ASGIRouteHandler
-from litestar.types import HTTPScope, Receive, Scope, Send
+from litestar.types import Receive, Scope, Send
 from msgspec import Struct
 
 from tidemark.log import OnRequest, RequestLine
 from tidemark.sync.access import Principal
+from tidemark_protocol.errors import RequestError
 
-from .answer import COMPRESS_FROM, Answer, Streamed, accepts, send_streamed, send_whole
+from .answer import COMPRESS_FROM, Answer, Live, Streamed, accepts, send_streamed, send_whole
 from .auth import Authenticator
 from .call import Call, Disconnected
 from .limits import RateLimit
 from .metrics import Metrics
+from .origins import allowed_origin
 from .problems import problem, problem_of
 
-Endpoint = Callable[[Call], Awaitable[Answer | Streamed]]
+Endpoint = Callable[[Call], Awaitable[Answer | Streamed | Live]]
+Socket = WebSocket[Any, Any, Any]
 
 _log = structlog.get_logger("tidemark.request")
+_READING: Final = frozenset({"GET", "HEAD"})
 _CLIENT_CLOSED: Final = 499
 """Status of the log line when nobody waited for the answer."""
 
@@ -37,6 +42,7 @@ class Route(Struct, frozen=True):
     """A path template below the service's root and what answers each method there.
 
     `public`: no token is looked at. `below`: the handler takes every path under it. `quiet`: not worth a line a call.
+    `websocket`: what serves a websocket there; elsewhere its handshake is refused.
     """
 
     path: str
@@ -44,23 +50,29 @@ class Route(Struct, frozen=True):
     public: bool = False
     below: bool = False
     quiet: bool = False
+    websocket: Callable[[Socket], Awaitable[None]] | None = None
 
 
 class Frame(Struct, frozen=True):
-    """What every request passes; `monotonic` is in seconds."""
+    """What every request passes; `monotonic` is in seconds, `origins` are those of other pages that may call."""
 
     authenticator: Authenticator
     limiter: RateLimit
     metrics: Metrics
     log: OnRequest
     monotonic: Callable[[], float]
+    origins: tuple[str, ...] = ()
 
     def handler(self, route: Route, prefix: str) -> ASGIRouteHandler:
         """The Litestar handler of a route below `prefix`."""
 
         @asgi(prefix + route.path, is_mount=route.below, copy_scope=False, include_in_schema=False)
         async def handle(scope: Scope, receive: Receive, send: Send) -> None:
-            await self._serve(route, Call(cast(HTTPScope, scope), receive, route.path), send)
+            if scope["type"] != ScopeType.WEBSOCKET:
+                await self._serve(route, Call(scope, receive, route.path), send)
+                return
+            socket = Socket(scope, receive, send)
+            await (socket.close() if route.websocket is None else route.websocket(socket))
 
         return handle
 
@@ -83,19 +95,28 @@ class Frame(Struct, frozen=True):
                 ms = round(elapsed * 1000, 1)
                 self.log(RequestLine(call.method, call.path, status, ms, user, call.received, sent))
 
-    async def _answer(self, route: Route, call: Call) -> Answer | Streamed:
+    async def _answer(self, route: Route, call: Call) -> Answer | Streamed | Live:
         try:
             endpoint = route.methods.get("GET" if call.method == "HEAD" else call.method)
             if endpoint is None:
                 allowed = ", ".join(sorted(route.methods)).encode()
                 return problem("method_not_allowed", f"not {call.method} here", headers=((b"allow", allowed),))
             if not route.public:
+                self._check_origin(call)
                 call.principal = await self._admit(call)
             return await endpoint(call)
         except Disconnected:
             raise
         except Exception as error:  # noqa: BLE001  (the last line of defence: nothing of the fault gets out)
             return refusal(error, call.method, call.path)
+
+    def _check_origin(self, call: Call) -> None:
+        """Pages of foreign origins only read, as far as their browser lets them."""
+        if call.method in _READING:
+            return
+        origin, host, site = (call.text(name) for name in (b"origin", b"host", b"sec-fetch-site"))
+        if not allowed_origin(origin, host, self.origins, site):
+            raise RequestError("origin_forbidden", "pages of this origin may not call here")
 
     async def _admit(self, call: Call) -> Principal:
         principal = await self.authenticator.header(call.header(b"authorization"))
@@ -111,8 +132,10 @@ def refusal(error: Exception, method: str, path: str) -> Answer:
     return answer
 
 
-async def _send(answer: Answer | Streamed, call: Call, send: Send) -> int:
+async def _send(answer: Answer | Streamed | Live, call: Call, send: Send) -> int:
     """Bytes of the body on the wire."""
+    if isinstance(answer, Live):
+        return await answer.run(send)
     if isinstance(answer, Streamed):
         return await send_streamed(send, answer, gzip=accepts(call.header(b"accept-encoding"), b"gzip"))
     gzip = len(answer.body) >= COMPRESS_FROM and accepts(call.header(b"accept-encoding"), b"gzip")

@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from itertools import count
 from typing import Any
-from urllib.parse import urlsplit
 
 from litestar import WebSocket
 from litestar.exceptions import WebSocketDisconnect
@@ -18,12 +17,12 @@ from tidemark.sync.session import Session, StreamEngine
 from tidemark_protocol import clock
 from tidemark_protocol.stream_server import SUBPROTOCOL, CloseCode
 
+from .origins import allowed_origin
 from .problems import problem
 
 Socket = WebSocket[Any, Any, Any]
 _FIRST_WORD = 1.0
 """Seconds that a forbidden page may take to say something before it is turned away."""
-_DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
 
 def stream_handler(
@@ -42,7 +41,9 @@ def stream_handler(
             return
         await socket.accept(subprotocols=SUBPROTOCOL)
         frames = Frames(socket)
-        if not allowed_origin(socket.headers.get("origin"), socket.headers.get("host"), engine.settings.origins):
+        asked = socket.headers
+        page, site = asked.get("origin"), asked.get("sec-fetch-site")
+        if not allowed_origin(page, asked.get("host"), engine.settings.origins, site):
             # A peer that says hello at once, as most do, is to learn why, not that its write failed.
             with suppress(TimeoutError):
                 async with asyncio.timeout(_FIRST_WORD):
@@ -83,22 +84,6 @@ class Frames:
             await self._socket.send(event)
         except (WebSocketDisconnect, OSError) as gone:
             raise ConnectionResetError("the peer is gone") from gone
-
-
-def allowed_origin(origin: str | None, host: str | None, others: tuple[str, ...]) -> bool:
-    """Whether a page of `origin` may open a stream: one of the service's own host, or one that is named.
-
-    No origin at all: no page, and no cookies that a page could abuse.
-    """
-    if origin is None or "*" in others or origin in others:
-        return True
-    try:
-        page = urlsplit(origin)
-        own = urlsplit(f"//{host}")
-        ports = page.port or _DEFAULT_PORTS.get(page.scheme), own.port or _DEFAULT_PORTS.get(page.scheme)
-    except ValueError:
-        return False
-    return page.hostname is not None and page.hostname == own.hostname and ports[0] == ports[1]
 
 
 async def _refuse(socket: Socket) -> None:
