@@ -1,4 +1,4 @@
-"""Fixtures for every test: fresh databases on throw-away servers (see `tests/servers.py`)."""
+"""Fixtures for every test: fresh databases on throw-away servers (see `tests/servers`)."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 import pytest
 from filelock import FileLock
 
-from tests.servers import MariadbServer, PostgresServer
+from tests.servers import MariadbServer, NatsServer, PostgresServer, RedisServer
 
-Server = TypeVar("Server", PostgresServer, MariadbServer)
+Server = TypeVar("Server", PostgresServer, MariadbServer, RedisServer, NatsServer)
 
 _RUN = pytest.StashKey[Path]()
 _NOT_RUN = "cannot run here: "
@@ -40,6 +40,8 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         return
     _stop(config, PostgresServer)
     _stop(config, MariadbServer)
+    _stop(config, RedisServer)
+    _stop(config, NatsServer)
     shutil.rmtree(config.stash[_RUN])
 
 
@@ -64,6 +66,18 @@ def postgres_server(pytestconfig: pytest.Config) -> PostgresServer:
 def mariadb_server(pytestconfig: pytest.Config) -> MariadbServer:
     """The MariaDB server of this run, shared and started in the same way."""
     return _shared(pytestconfig, MariadbServer)
+
+
+@pytest.fixture(scope="session")
+def redis_server(pytestconfig: pytest.Config) -> RedisServer:
+    """The Redis of this run, shared and started in the same way: one to be killed is a test's own."""
+    return _shared(pytestconfig, RedisServer)
+
+
+@pytest.fixture(scope="session")
+def nats_server(pytestconfig: pytest.Config) -> NatsServer:
+    """The NATS of this run, shared and started in the same way: one to be killed is a test's own."""
+    return _shared(pytestconfig, NatsServer)
 
 
 @pytest.fixture

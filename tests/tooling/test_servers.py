@@ -17,7 +17,7 @@ import asyncpg
 import jwt
 import pytest
 
-from tests.servers import MariadbServer, PostgresServer, ServerError, TidemarkServer, free_port
+from tests.servers import MariadbServer, NatsServer, PostgresServer, RedisServer, ServerError, TidemarkServer, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 WITHOUT_ONE = """
@@ -25,7 +25,8 @@ from tests.servers import {server}
 
 {server}.missing = staticmethod(lambda: "the server is gone")
 
-def test_on_each(database_url): ...
+def test_sqlite(): ...
+def test_{fixture}({fixture}): ...
 """
 
 STAND_IN = """
@@ -136,17 +137,25 @@ def test_a_server_that_cannot_start_says_why(tmp_path_factory: pytest.TempPathFa
         server.start()
 
 
-@pytest.mark.parametrize(("server", "database"), [("PostgresServer", "postgresql"), ("MariadbServer", "mariadb")])
+@pytest.mark.parametrize(
+    ("server", "fixture"),
+    [
+        ("PostgresServer", "postgres_server"),
+        ("MariadbServer", "mariadb_server"),
+        ("RedisServer", "redis_server"),
+        ("NatsServer", "nats_server"),
+    ],
+)
 @pytest.mark.parametrize(("ci", "outcome"), [("", "1 passed, 1 skipped"), ("true", "1 passed, 1 error")])
 def test_a_missing_server_is_never_passed_over(
-    tmp_path: Path, server: str, database: str, ci: str, outcome: str
+    tmp_path: Path, server: str, fixture: str, ci: str, outcome: str
 ) -> None:
-    """Without PostgreSQL or MariaDB its tests are skipped with a line that says so; in CI they fail."""
+    """Without one of the servers its tests are skipped with a line that says so; in CI they fail."""
     inner = tmp_path / "test_inner.py"
     options = ["-p", "tests.conftest", "-p", "no:cacheprovider"]
-    inner.write_text(WITHOUT_ONE.format(server=server))
+    inner.write_text(WITHOUT_ONE.format(server=server, fixture=fixture))
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", *options, "-n", "1", "-k", f"sqlite or {database}", str(inner)],
+        [sys.executable, "-m", "pytest", *options, "-n", "1", str(inner)],
         cwd=ROOT,
         env=os.environ | {"CI": ci},
         check=False,
@@ -155,6 +164,27 @@ def test_a_missing_server_is_never_passed_over(
     )
     assert outcome in done.stdout
     assert ("NOT RUN: 1 tests: the server is gone" in done.stdout) == (ci == "")
+
+
+@pytest.mark.parametrize("kind", [RedisServer, NatsServer])
+def test_a_broker_comes_back_where_it_was(kind: type[RedisServer | NatsServer]) -> None:
+    """One that was killed refuses connections until it is started again, on the same port; a held one says nothing."""
+    if missing := kind.missing():
+        pytest.skip(f"cannot run here: {missing}")
+    with kind() as server:
+        server.kill()
+        with pytest.raises(ConnectionRefusedError), socket.create_connection(("127.0.0.1", server.port)):
+            pass
+        server.revive()
+        server.hold()
+        with socket.create_connection(("127.0.0.1", server.port), timeout=0.05) as connection:
+            connection.sendall(b"PING\r\n")
+            with pytest.raises(TimeoutError):
+                connection.recv(1)
+            server.release()
+            connection.settimeout(5)
+            assert connection.recv(1)
+    assert not server.folder.exists()
 
 
 def test_killing_ends_the_whole_group(stand_in: StandIn) -> None:

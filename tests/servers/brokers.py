@@ -1,0 +1,174 @@
+"""Throw-away brokers: what joins processes, to be killed, held and started again under them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from abc import ABC, abstractmethod
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from .common import READY_WITHIN, ServerError, free_port, log_tail
+
+
+class Broker(ABC):
+    """A server without passwords on the loopback interface that keeps nothing; it runs as whoever starts it."""
+
+    def __init__(self) -> None:
+        missing = self.missing()
+        if missing:
+            raise ServerError(missing)
+        self.port = 0
+        self._folder = Path()
+
+    @classmethod
+    def attach(cls, port: int, folder: Path) -> Self:
+        """A server that another process of this test run has started."""
+        server = cls()
+        server.port, server._folder = port, folder
+        return server
+
+    @staticmethod
+    @abstractmethod
+    def missing() -> str | None:
+        """Why it cannot be had here, or None when it can."""
+
+    @property
+    @abstractmethod
+    def wake(self) -> str:
+        """What `TIDEMARK_WAKE` says."""
+
+    @abstractmethod
+    def _command(self, pid_file: Path) -> list[str]:
+        """The program's name and arguments."""
+
+    @property
+    def folder(self) -> Path:
+        """Holds the log."""
+        return self._folder
+
+    def start(self) -> Self:
+        """Start it on a free port; returns when it answers."""
+        self._folder = Path(tempfile.mkdtemp(prefix="tidemark-broker-"))
+        for attempt in range(3):
+            self.port = free_port()
+            try:
+                self.revive()
+            except ServerError as error:
+                if attempt == 2:
+                    tail = log_tail(self._folder / "log")
+                    shutil.rmtree(self._folder)
+                    raise ServerError(f"{error}\n{tail}") from error
+            else:
+                break
+        return self
+
+    def stop(self) -> None:
+        """End it at once, whoever is connected, and remove its folder."""
+        self.kill()
+        shutil.rmtree(self._folder)
+
+    def kill(self) -> None:
+        """End it at once (SIGKILL)."""
+        self._signal(signal.SIGKILL)
+        deadline = time.monotonic() + READY_WITHIN
+        while self._listens():
+            if time.monotonic() > deadline:
+                raise ServerError(f"{type(self).__name__} outlives SIGKILL")
+            time.sleep(0.005)
+
+    def revive(self) -> None:
+        """Start it again where it was; returns when it answers."""
+        pid_file = self._folder / "pid"
+        pid_file.unlink(missing_ok=True)
+        # Through a shell that leaves it behind: it outlives the process that started it, as pg_ctl's servers do.
+        script = f'exec -a "$0" "$@" >>{self._folder / "log"} 2>&1 & echo $!'
+        command = ["bash", "-c", script, *self._command(pid_file)]
+        pid = int(subprocess.run(command, check=True, stdout=subprocess.PIPE, start_new_session=True).stdout)
+        deadline = time.monotonic() + READY_WITHIN
+        while not (self._listens() and pid_file.exists()):
+            try:
+                os.kill(pid, 0)
+            except ProcessLookupError:
+                raise ServerError(f"{type(self).__name__} ended instead of starting") from None
+            if time.monotonic() > deadline:
+                os.kill(pid, signal.SIGKILL)
+                raise ServerError(f"{type(self).__name__} was not ready within {READY_WITHIN:g} s")
+            time.sleep(0.005)
+
+    def hold(self) -> None:
+        """Let it do nothing: its connections stay, and nothing comes over them (SIGSTOP)."""
+        self._signal(signal.SIGSTOP)
+
+    def release(self) -> None:
+        """Let it go on."""
+        self._signal(signal.SIGCONT)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.stop()
+
+    def _signal(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(int((self._folder / "pid").read_text()), number)
+
+    def _listens(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+
+class RedisServer(Broker):
+    """A private Redis, or Valkey."""
+
+    @staticmethod
+    def missing() -> str | None:
+        """Why Redis cannot be had here, or None when it can."""
+        return None if _redis() else "Redis is not installed (Debian package: redis-tools)"
+
+    @property
+    def wake(self) -> str:
+        """What `TIDEMARK_WAKE` says."""
+        return f"redis://127.0.0.1:{self.port}"
+
+    def _command(self, pid_file: Path) -> list[str]:
+        # By this name it serves, whatever the program is called.
+        command = ["redis-server", _redis() or "", "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
+        return [*command, "--dir", str(self.folder), "--pidfile", str(pid_file)]
+
+
+class NatsServer(Broker):
+    """A private NATS."""
+
+    @staticmethod
+    def missing() -> str | None:
+        """Why NATS cannot be had here, or None when it can."""
+        return None if _nats() else "NATS is not installed (Debian package: nats-server)"
+
+    @property
+    def wake(self) -> str:
+        """What `TIDEMARK_WAKE` says."""
+        return f"nats://127.0.0.1:{self.port}"
+
+    def _command(self, pid_file: Path) -> list[str]:
+        return ["nats-server", _nats() or "", "-a", "127.0.0.1", "-p", str(self.port), "-P", str(pid_file)]
+
+
+def _redis() -> str | None:
+    """The path of the server; Debian's tools hold it under the name of its checker of dumps."""
+    return shutil.which("redis-server") or shutil.which("valkey-server") or shutil.which("redis-check-rdb")
+
+
+def _nats() -> str | None:
+    """The path of the server: beside our Python, on PATH, or where Debian puts it, off the PATH of most users."""
+    places = [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath), "/usr/sbin"]
+    return shutil.which("nats-server", path=os.pathsep.join(places))
