@@ -9,6 +9,7 @@ import socket
 import sys
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
@@ -37,6 +38,7 @@ from .settings import (
     variable,
 )
 from .store.schema import migrate as migrations
+from .web.metrics import SHARED
 
 _LISTEN_BACKLOG = 2048
 _WS_MAX_SIZE = 2 * 1024 * 1024
@@ -230,7 +232,10 @@ def _run(settings: Settings, listener: socket.socket) -> None:
         timeout_graceful_shutdown=max(1, settings.shutdown_timeout // 1_000),
     )
     if settings.workers > 1:
-        Multiprocess(config, [listener]).run()
+        # Figures of all processes in one place, so that any of them answers `/metrics` for all.
+        with TemporaryDirectory(prefix="tidemark-metrics-") as folder:
+            os.environ[SHARED] = folder
+            Multiprocess(config, [listener]).run()
         return
     # uvicorn raises the signal again once it is done; ending as asked is no failure.
     for number in (signal.SIGTERM, signal.SIGINT):

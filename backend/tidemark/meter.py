@@ -31,6 +31,7 @@ BehindCause = Literal["too_far", "too_large", "slow_reader"]
 BroadcastFate = Literal["sent", "coalesced", "dropped"]
 """`coalesced`: a later one of the same sender and event took its place; `dropped`: refused, or lost."""
 SplitCause = Literal["constraint", "row_taken", "held", "table_away"]
+WakeChannel = Literal["postgresql", "redis", "nats"]
 
 Watched = Literal[
     "streams_websocket",
@@ -50,8 +51,8 @@ Watched = Literal[
     "connections_most",
 ]
 """Present values. `streams_waiting` are those that wait to be let in; `topics` are scopes that somebody follows here;
-`room_members_elsewhere` are those of other processes; `inbox_oldest_seconds` is how long the first entry has waited;
-`connections_…` are the database's.
+`room_members_elsewhere` are those of other processes; the `inbox_…` are 0 in a process that does not drain, where
+`inbox_oldest_seconds` is how long the first entry has waited; `connections_…` are the database's.
 """
 
 
@@ -85,8 +86,8 @@ class Meter:
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def pulled(self, runs: int, size: int) -> None:
-        """One page of a pull: how many runs, and the bytes of their changes."""
+    def pulled(self, changes: int, size: int) -> None:
+        """One page of a pull: how many changes, and the bytes of their runs."""
 
     # ── streams ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -120,8 +121,8 @@ class Meter:
     def wake_heard(self, messages: int = 1) -> None:
         """Wakes and messages came from other processes."""
 
-    def wake_connected(self, connected: bool) -> None:
-        """The channel to the other processes came up, or was lost."""
+    def wake_connected(self, channel: WakeChannel, *, connected: bool) -> None:
+        """The channel to the other processes came up, or was lost; said of a new channel at once that it is not up."""
 
     def kept_house(self, rows: int, entries: int, at: float) -> None:
         """A round forgot so many rows' remains and journal entries, and ended well at that Unix time (seconds)."""

@@ -7,11 +7,13 @@ Errors of our routes are answered by our routes; a host application's own handle
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import os
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +28,7 @@ from msgspec import Struct
 from tidemark_protocol.schema import Declaration, parse
 
 from .log import OnRequest, request_line
+from .meter import SILENT, Meter
 from .settings import Settings, SettingsError, variable
 from .store.base import Store, Unfit
 from .store.postgresql import PostgresStore
@@ -42,7 +45,7 @@ from .web.journal import journal_route
 from .web.keys import keys_of
 from .web.limits import RateLimit
 from .web.members import members_route
-from .web.metrics import Metrics
+from .web.metrics import SHARED, Metrics
 from .web.ops import docs_routes, health_routes, metrics_route, schema_route, time_route
 from .web.pull import pull_route
 from .web.push import push_route
@@ -94,10 +97,13 @@ class SyncPlugin(InitPluginProtocol):
         self.declaration = config.declaration or read_declaration(settings)
         load_rules(settings)
         self.shutdown = Shutdown()
-        self.metrics = Metrics()
+        shared = os.environ.get(SHARED)
+        self.metrics = Metrics(config.now, Path(shared) if shared else None)
         store = config.store or make_store(settings, self.declaration, chance=config.chance)
-        self.engine = make_engine(settings, self.declaration, store, now=config.now, chance=config.chance)
-        self.metrics.streams.set_function(self.engine.hub.count_streams)
+        self.engine = make_engine(
+            settings, self.declaration, store, now=config.now, chance=config.chance, meter=self.metrics
+        )
+        self.metrics.watch("streams_websocket", self.engine.hub.count_streams)
         self._jwks = httpx2.AsyncClient(timeout=_JWKS_TIMEOUT)
         limiter = RateLimit(settings.rate_limit, config.monotonic)
         self.frame = Frame(self._authenticator(), limiter, self.metrics, config.log, config.monotonic, settings.origins)
@@ -132,9 +138,12 @@ class SyncPlugin(InitPluginProtocol):
     @asynccontextmanager
     async def _running(self, _app: Litestar) -> AsyncIterator[None]:
         await self.engine.start()
+        self.metrics.started(version("tidemark"), self.engine.store.epoch)
+        refreshing = asyncio.create_task(self.metrics.keep_fresh())
         try:
             yield
         finally:
+            refreshing.cancel()
             self.shutdown.begin()
             await self.engine.stop()
             await self._jwks.aclose()
@@ -216,10 +225,13 @@ def make_engine(
     *,
     now: Callable[[], int] = wall_milliseconds,
     chance: Callable[[int], bytes] = os.urandom,
+    meter: Meter = SILENT,
 ) -> Engine:
     """The engine over a store, not started."""
     wake = make_wake(settings, chance=chance)
-    return Engine(store=store, declaration=declaration, settings=settings, wake=wake, now=now, chance=chance)
+    return Engine(
+        store=store, declaration=declaration, settings=settings, wake=wake, now=now, chance=chance, meter=meter
+    )
 
 
 def migrations_of(settings: Settings) -> Path:

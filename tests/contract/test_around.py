@@ -70,7 +70,7 @@ def test_the_metrics_count_open_streams(launch: Launcher) -> None:
     service = launch().service
     with Stream(service.device()) as stream:
         stream.welcome()
-        assert "tidemark_streams 1.0" in service.http.get("/metrics").text
+        assert 'tidemark_streams{kind="websocket"} 1.0' in service.http.get("/metrics").text
 
 
 def test_the_api_is_documented(service: Service) -> None:

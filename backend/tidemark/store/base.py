@@ -178,6 +178,13 @@ class Backlog(NamedTuple):
     oldest: int | None
 
 
+class Connections(NamedTuple):
+    """How many of a store's pooled connections are in use, and may be at most."""
+
+    used: int
+    most: int
+
+
 class Saved(Struct):
     """Everything one transaction writes.
 
@@ -336,6 +343,9 @@ class Store(Protocol):
 
     async def backlog(self) -> Backlog:
         """How much waits in the inbox."""
+
+    def connections(self) -> Connections:
+        """What is in use now; of a store that keeps no pool, nothing."""
 
     async def report(self, identities: Collection[Identity], at: int) -> None:
         """Append rows to the inbox, as triggers do, at the time `at` (ms)."""

@@ -20,6 +20,7 @@ from tidemark_protocol.rows import id_problem, scope_id
 from .base import (
     UNIT,
     Backlog,
+    Connections,
     ConstraintFailed,
     EventQuery,
     FeedRow,
@@ -180,6 +181,9 @@ class MemoryStore:
     async def backlog(self) -> Backlog:
         times = [entry.captured_at for entry in self.waiting.values()]
         return Backlog(len(times), min(times, default=None))
+
+    def connections(self) -> Connections:
+        return Connections(0, 0)
 
     async def report(self, identities: Collection[Identity], at: int) -> None:
         for identity in identities:

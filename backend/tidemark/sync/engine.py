@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
 
+from tidemark.meter import SILENT, Meter
 from tidemark.settings import Settings
 from tidemark.store.base import Store
 from tidemark.wake.base import Wake
@@ -38,12 +39,14 @@ class Engine:
         wake: Wake,
         now: Callable[[], int],
         chance: Callable[[int], bytes],
+        meter: Meter = SILENT,
     ) -> None:
         self.store = store
         self.declaration = declaration
         self.settings = settings
         self.node = chance(8).hex()
         self._now = now
+        self.meter = meter
         self.access = Access(store, declaration)
         shapes = Shapes(declaration)
         self.hub = Hub(
@@ -62,31 +65,51 @@ class Engine:
             node=self.node,
             now=now,
             committed=self.hub.committed,
+            meter=meter,
         )
-        self._puller = Puller(
-            store=store, access=self.access, hub=self.hub, shapes=shapes, clock=self.clock, buffer=settings.pull_buffer
-        )
+        self._puller = self._make_puller(shapes)
         self._members = Members(
             store=store, access=self.access, declaration=declaration, now=now, committed=self.hub.committed
         )
         self._history = History(store, self.access)
-        self._housekeeping = Housekeeping(
-            store=store,
-            now=now,
-            owner=self.node,
-            interval=settings.housekeeping_interval,
-            retention=settings.retention,
-            journal_retention=settings.journal_retention,
-        )
-        self.drain = Drain(
-            store=store,
-            declaration=declaration,
-            capture=self._pipeline.capture,
-            now=now,
-            owner=self.node,
-            interval=settings.capture_interval or store.pace,
-        )
+        self._housekeeping = self._make_housekeeping()
+        self.drain = self._make_drain()
         self._loops: list[asyncio.Task[None]] = []
+        meter.watch("connections_used", lambda: store.connections().used)
+        meter.watch("connections_most", lambda: store.connections().most)
+
+    def _make_puller(self, shapes: Shapes) -> Puller:
+        return Puller(
+            store=self.store,
+            access=self.access,
+            hub=self.hub,
+            shapes=shapes,
+            clock=self.clock,
+            buffer=self.settings.pull_buffer,
+            meter=self.meter,
+        )
+
+    def _make_drain(self) -> Drain:
+        return Drain(
+            store=self.store,
+            declaration=self.declaration,
+            capture=self._pipeline.capture,
+            now=self._now,
+            owner=self.node,
+            interval=self.settings.capture_interval or self.store.pace,
+            meter=self.meter,
+        )
+
+    def _make_housekeeping(self) -> Housekeeping:
+        return Housekeeping(
+            store=self.store,
+            now=self._now,
+            owner=self.node,
+            interval=self.settings.housekeeping_interval,
+            retention=self.settings.retention,
+            journal_retention=self.settings.journal_retention,
+            meter=self.meter,
+        )
 
     async def start(self) -> None:
         """Open the store and begin to listen, to drain the inbox and to keep house."""

@@ -10,7 +10,8 @@ from typing import Final
 import structlog
 from msgspec import Struct
 
-from tidemark.store.base import Identity, InboxEntry, Store, TableAway, TableRow, Transaction, Unavailable
+from tidemark.meter import SILENT, Meter
+from tidemark.store.base import Backlog, Identity, InboxEntry, Store, TableAway, TableRow, Transaction, Unavailable
 from tidemark_protocol.errors import RequestError
 from tidemark_protocol.model import Declaration
 
@@ -35,6 +36,8 @@ _NEWEST: Final = 100
 _AFTER_FAILURE: Final = 1_000
 _LONGEST_AWAY: Final = 8_000
 """Milliseconds that a table is left alone which cannot be used, after `_AFTER_FAILURE` and twice as long each time."""
+_COUNT_EVERY: Final = 5_000
+"""Milliseconds between two counts of what waits."""
 
 
 class Passed(Struct):
@@ -59,6 +62,7 @@ class Drain:
         now: Callable[[], int],
         owner: str,
         interval: int,
+        meter: Meter = SILENT,
     ) -> None:
         self._store = store
         self._declaration = declaration
@@ -70,6 +74,12 @@ class Drain:
         self._away: dict[str, Passed] = {}
         self._again = _AGAIN
         self._renewed = -_LEASE_FOR
+        self._meter = meter
+        self._backlog = Backlog(0, None)
+        self._counted = -_COUNT_EVERY
+        meter.watch("inbox_entries", lambda: self._backlog.entries)
+        meter.watch("inbox_oldest_seconds", lambda: self._lag(self._backlog.oldest))
+        meter.watch("inbox_passed_over", lambda: len(self._passed))
 
     async def run(self) -> None:
         """Until cancelled. Nothing to do where nothing is captured."""
@@ -79,16 +89,33 @@ class Drain:
             pause = self._interval
             try:
                 if not await self._leads():
+                    self._backlog = Backlog(0, None)
                     pause = max(pause, _LEASE_FOR // 3)
-                elif await self.step():
-                    continue
+                else:
+                    gone = await self.step()
+                    await self._count()
+                    if gone:
+                        continue
             except (Unavailable, RequestError) as away:
                 log.warning("capture_unavailable", reason=str(away))
+                self._meter.drain_failed()
                 pause = max(pause, _AFTER_FAILURE)
             except Exception:
                 log.exception("capture_failed")
+                self._meter.drain_failed()
                 pause = max(pause, _AFTER_FAILURE)
             await asyncio.sleep(pause / 1_000)
+
+    async def _count(self) -> None:
+        """Now and then, count what waits."""
+        now = self._now()
+        if now - self._counted >= _COUNT_EVERY:
+            self._counted = now
+            self._backlog = await self._store.backlog()
+
+    def _lag(self, since: int | None) -> float:
+        """Seconds since then by the wall clock; the database's may be a little ahead."""
+        return 0.0 if since is None else max(0, self._now() - since) / 1_000
 
     async def step(self) -> int:
         """Take one page; how many entries the inbox let go of."""
@@ -115,7 +142,10 @@ class Drain:
                 self._pass_over(entry.id, now, taken=taken)
         if again:
             self._learn(again, now)
-        return sum(len(captured.entries) for captured, taken in zip(found, done, strict=True) if taken)
+        gone = [entry for captured, taken in zip(found, done, strict=True) if taken for entry in captured.entries]
+        if gone:
+            self._meter.drained(len(gone), self._lag(min(entry.captured_at for entry in gone)))
+        return len(gone)
 
     def _pass_over(self, number: int, now: int, *, taken: bool) -> None:
         before = self._passed.pop(number, None)

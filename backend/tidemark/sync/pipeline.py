@@ -8,12 +8,13 @@ alone.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import structlog
 
+from tidemark.meter import SILENT, Meter, SplitCause
 from tidemark.store.base import ConstraintFailed, Held, RowTaken, Store, TableAway, Transaction, Unavailable
 from tidemark_protocol.errors import Postponed, Rejection, RequestError
 from tidemark_protocol.messages import Mutation, Result
@@ -60,6 +61,7 @@ class Pipeline:
         writers: int = 2,
         patience: float = 10.0,
         pause: float = 0.005,
+        meter: Meter = SILENT,
     ) -> None:
         self._store = store
         self._schema = declaration.number
@@ -69,6 +71,8 @@ class Pipeline:
         self._writers = writers
         self._patience = patience
         self._pause = pause
+        self._meter = meter
+        meter.watch("mutations_waiting", lambda: self._weight)
         self._waiting: deque[Request] = deque()
         self._weight = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -188,6 +192,7 @@ class Pipeline:
     # ── one batch ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _run(self, batch: list[Request]) -> None:
+        began = asyncio.get_running_loop().time()
         slices = [Slice(request, request.units) for request in batch]
         for request in batch:
             request.units = []
@@ -205,11 +210,21 @@ class Pipeline:
             raise
         finally:
             self._busy.difference_update(scope for request in batch for scope in request.scopes)
+            self._measure(batch, began)
+
+    def _measure(self, batch: list[Request], began: float) -> None:
+        """Tell of a batch that began at that loop time."""
+        answered = [r for r in batch if len(r.results) == r.size and not r.independent]
+        self._meter.verdicts(Counter(result.status for request in answered for result in request.results))
+        since = min(request.deadline for request in batch) - self._patience
+        took = asyncio.get_running_loop().time() - began
+        self._meter.batch(sum(request.size for request in batch), began - since, took)
 
     def _defer(self, requests: list[Request]) -> None:
         """Put back what waits for another process, ahead of what came later; at its deadline it is answered `retry`."""
         if not requests:
             return
+        self._meter.deferred(len(requests))
         loop = asyncio.get_running_loop()
         for request in reversed(requests):
             if loop.time() >= request.deadline:
@@ -235,6 +250,7 @@ class Pipeline:
             merged = await self._transact(slices)
         except TableAway as away:
             log.warning("table_away", entity=away.entity, reason=str(away).partition("\n")[0])
+            self._meter.split(_cause(away))
             self._away[away.entity] = asyncio.get_running_loop().time() + AWAY_FOR
             if self._put_off(slices):
                 await self._settle(slices)
@@ -244,6 +260,7 @@ class Pipeline:
         except (ConstraintFailed, RowTaken, Held) as refused:
             reason = str(refused).partition("\n")[0]
             log.info("data_refused", reason=reason, units=sum(len(part.units) for part in slices))
+            self._meter.split(_cause(refused))
             await self._settle_apart(slices, refused)
             return
         for bug in merged.outcome.failures:
@@ -290,6 +307,14 @@ class Pipeline:
 
 
 _Refused = ConstraintFailed | RowTaken | Held | TableAway
+
+
+def _cause(refused: _Refused) -> SplitCause:
+    if isinstance(refused, TableAway):
+        return "table_away"
+    if isinstance(refused, Held):
+        return "held"
+    return "row_taken" if isinstance(refused, RowTaken) else "constraint"
 
 
 def _doom(refused: _Refused) -> Rejection | Postponed:

@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable
 from msgspec import Struct
 from msgspec.structs import replace
 
+from tidemark.meter import SILENT, Meter
 from tidemark.store.base import Run as StoredRun
 from tidemark.store.base import ScopeState, Store
 from tidemark_protocol import digest, watermark
@@ -46,7 +47,15 @@ class Puller:
     """Answers pulls. `clock` gives a reading not below wall time nor the one given; `buffer` bounds a page's bytes."""
 
     def __init__(
-        self, *, store: Store, access: Access, hub: Hub, shapes: Shapes, clock: Callable[[str], str], buffer: int
+        self,
+        *,
+        store: Store,
+        access: Access,
+        hub: Hub,
+        shapes: Shapes,
+        clock: Callable[[str], str],
+        buffer: int,
+        meter: Meter = SILENT,
     ) -> None:
         self._store = store
         self._access = access
@@ -54,22 +63,31 @@ class Puller:
         self._shapes = shapes
         self._clock = clock
         self._buffer = buffer
+        self._meter = meter
+        self._waiting = 0
+        meter.watch("pulls_waiting", lambda: self._waiting)
 
     async def page(self, principal: Principal, request: PullRequest) -> bytes:
         """The body of one answer; with `wait`, held until it would differ from having nothing new."""
         if not request.wait:
             return _body(await self._read(principal, request))
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + request.wait
+        self._waiting += 1
+        try:
+            return _body(await self._news(principal, request, asyncio.get_running_loop().time() + request.wait))
+        finally:
+            self._waiting -= 1
+
+    async def _news(self, principal: Principal, request: PullRequest, deadline: float) -> Page:
+        """A page that says something new, or the last one before the deadline (loop time)."""
         first: Page | None = None
         while True:
             watched = {principal.own, *_covered(request, await self._access.readable(principal))}
             with self._hub.watch(watched) as watch:
                 page = await self._read(principal, request)
                 first = first or page
-                left = deadline - loop.time()
+                left = deadline - asyncio.get_running_loop().time()
                 if page.runs or page.revoked or page.readable != first.readable or left <= 0:
-                    return _body(page)
+                    return page
                 await watch.changed(left)
 
     async def lines(self, principal: Principal, request: PullRequest) -> AsyncGenerator[bytes]:
@@ -135,6 +153,7 @@ class Puller:
             changes -= run.count
             size -= len(run.text)
         page.clock = self._clock(page.clock)
+        self._meter.pulled(request.limit - changes, self._buffer - size)
         return page
 
     def _start(self, given: str | None, state: ScopeState, schema: int) -> watermark.Start:

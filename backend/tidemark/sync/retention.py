@@ -10,6 +10,7 @@ from typing import NamedTuple
 import structlog
 from msgspec.structs import replace
 
+from tidemark.meter import SILENT, Meter
 from tidemark.store.base import FeedRow, RowKey, Store, Unavailable
 from tidemark_protocol import clock
 from tidemark_protocol.merge import RowState
@@ -53,6 +54,7 @@ class Housekeeping:
         interval: int,
         retention: int,
         journal_retention: int,
+        meter: Meter = SILENT,
     ) -> None:
         self._store = store
         self._now = now
@@ -60,6 +62,7 @@ class Housekeeping:
         self._interval = interval
         self._retention = retention
         self._journal_retention = journal_retention
+        self._meter = meter
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -68,6 +71,7 @@ class Housekeeping:
             try:
                 if await self._store.lease(_LEASE, self._owner, self._now(), self._now() + 3 * self._interval):
                     swept = await self.sweep()
+                    self._meter.kept_house(swept.rows, swept.entries, self._now() / 1_000)
                     if any(swept):
                         log.info("swept", rows=swept.rows, journal_entries=swept.entries)
             except Unavailable as away:

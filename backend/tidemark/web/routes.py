@@ -89,7 +89,7 @@ class Frame(Struct, frozen=True):
             refusal(error, call.method, call.path)
         finally:
             elapsed = self.monotonic() - started
-            self.metrics.request(call.method, call.path, status, elapsed)
+            self.metrics.request(call.method, call.path, status, elapsed, call.received, sent)
             if not route.quiet:
                 user = None if call.principal is None else call.principal.user
                 ms = round(elapsed * 1000, 1)

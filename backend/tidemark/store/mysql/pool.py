@@ -173,6 +173,7 @@ class Pool:
         self._url = url
         self._autocommit = autocommit
         self._free = asyncio.Semaphore(size)
+        self.used = 0
         self._idle: list[Session] = []
         self._closed = False
 
@@ -182,6 +183,7 @@ class Pool:
         with translated():
             async with asyncio.timeout(_CLIENT_PATIENCE):
                 await self._free.acquire()
+        self.used += 1
         try:
             session = self._spare() or await connect(self._url, autocommit=self._autocommit)
             try:
@@ -192,6 +194,7 @@ class Pool:
                 else:
                     session.drop()
         finally:
+            self.used -= 1
             self._free.release()
 
     async def close(self) -> None:

@@ -12,6 +12,7 @@ import msgspec
 from tidemark.store import sql
 from tidemark.store.base import (
     Backlog,
+    Connections,
     EventQuery,
     FeedRow,
     Identity,
@@ -199,6 +200,10 @@ class MysqlStore:
 
     async def backlog(self) -> Backlog:
         return Backlog(*(await self._fetch(statements.BACKLOG))[0])
+
+    def connections(self) -> Connections:
+        pools = [pool for pool in (self._writers, self._readers) if pool is not None]
+        return Connections(sum(pool.used for pool in pools), sum(self._sizes.values()))
 
     async def report(self, identities: Collection[Identity], at: int) -> None:
         async def work(session: Session) -> None:

@@ -12,6 +12,7 @@ import msgspec
 from tidemark.store import sql
 from tidemark.store.base import (
     Backlog,
+    Connections,
     EventQuery,
     FeedRow,
     Identity,
@@ -175,6 +176,10 @@ class PostgresStore:
 
     async def backlog(self) -> Backlog:
         return Backlog(*(await self._fetch(statements.BACKLOG))[0])
+
+    def connections(self) -> Connections:
+        pools = [pool for pool in (self._writers, self._readers) if pool is not None]
+        return Connections(sum(pool.get_size() - pool.get_idle_size() for pool in pools), sum(self._sizes.values()))
 
     async def report(self, identities: Collection[Identity], at: int) -> None:
         if identities:

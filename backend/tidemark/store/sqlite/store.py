@@ -18,6 +18,7 @@ import msgspec
 from tidemark.store import sql
 from tidemark.store.base import (
     Backlog,
+    Connections,
     EventQuery,
     FeedRow,
     Identity,
@@ -195,6 +196,9 @@ class SqliteStore:
 
     async def backlog(self) -> Backlog:
         return Backlog(*(await self._fetch(statements.BACKLOG))[0])
+
+    def connections(self) -> Connections:
+        return Connections(0, 0)
 
     async def report(self, identities: Collection[Identity], at: int) -> None:
         values = [(*identity, at) for identity in identities]
