@@ -1,0 +1,217 @@
+"""One room as this process serves it: who is in, the picture that its guests were given, and what goes to them next.
+
+The picture of a room has a version. A guest's stay remembers the one it was given last (`seen`): a frame of changes is
+sent only to those who have seen the version before it, everybody else is given the whole. So each guest's picture
+equals the room's, whatever was refused by a slow reader or comes late out of a long fan-out (SPEC 6).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any, Final, Protocol
+
+from msgspec import Struct
+
+from tidemark_protocol.messages import Presence
+
+from .frames import Frame, encoded, joined
+from .presence import Member
+from .rates import Valve
+
+Said = tuple[str, str | None]
+"""A kind of what is held back. Of a connection: a room, and an event or None for the state; of a room: a session and
+an event.
+"""
+LARGEST_PARCEL: Final = 64
+"""Posts in one parcel: those who sent one of them get a parcel of their own."""
+
+
+class Guest(Protocol):
+    """A connection, as rooms see it. None of these may wait."""
+
+    session: str
+    user: str
+
+    def put(self, frame: Frame) -> None:
+        """Send it in any case."""
+
+    def offer(self, frame: Frame) -> bool:
+        """Send it, unless the reader is too slow right now: once it has caught up, `Rooms.drained` is called."""
+
+
+class Stay:
+    """One guest in one room, from its join to its leave. `seen`: version of the picture it was given; -1: none."""
+
+    __slots__ = ("guest", "missed", "seen")
+
+    def __init__(self, guest: Guest, missed: dict[str, None]) -> None:
+        self.guest = guest
+        self.missed = missed
+        """The guest's rooms in which its reader was too slow for the picture."""
+        self.seen = -1
+
+
+class Post(Struct, frozen=True, gc=False):
+    """A broadcast's frame and the session that it came from."""
+
+    frame: Frame
+    sender: str
+
+
+class Room:
+    """`members` are those of all processes, `stays` this one's, both by session. `size`: bytes of all states."""
+
+    __slots__ = (
+        "_before",
+        "_whole",
+        "due",
+        "members",
+        "name",
+        "owed",
+        "posts",
+        "presented",
+        "size",
+        "stays",
+        "timer",
+        "valve",
+        "version",
+    )
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.members: dict[str, Member] = {}
+        self.size = 0
+        self.stays: dict[str, Stay] = {}
+        self.version = 0
+        self.owed: dict[str, Stay] = {}
+        """Those who joined, and are given the whole picture with the next version."""
+        self.posts: list[Post] = []
+        """Broadcasts of this turn of the event loop."""
+        self.valve: Valve[Said, Post] | None = None
+        """Holds back broadcasts above the room's rate."""
+        self.due = False
+        """The next version is to be told in this turn."""
+        self.presented = float("-inf")
+        """When the last one was."""
+        self.timer: asyncio.TimerHandle | None = None
+        self._before: dict[str, Member | None] = {}
+        """Of those who changed since this version: what they showed in it."""
+        self._whole: Frame | None = None
+
+    def put(self, session: str, member: Member | None) -> None:
+        """A session shows this; None: it left."""
+        known = self.members.get(session)
+        if self.stays:
+            self._before.setdefault(session, known)
+        if known is not None:
+            self.size -= len(known.state)
+        if member is None:
+            self.members.pop(session, None)
+        else:
+            self.members[session] = member
+            self.size += len(member.state)
+
+    def enter(self, stay: Stay) -> None:
+        """A guest joined, or joined again."""
+        if not self.stays:
+            self._renew()
+        stay.seen = -1
+        self.stays[stay.guest.session] = self.owed[stay.guest.session] = stay
+
+    def leave(self, session: str) -> None:
+        self.owed.pop(session, None)
+        del self.stays[session]
+
+    def has(self, stay: Stay) -> bool:
+        """Whether this very stay lasts."""
+        return self.stays.get(stay.guest.session) is stay
+
+    def advance(self) -> Frame | None:
+        """Go to the next version: the frame that leads to it from the one before. None if nothing has changed."""
+        joined, changed, left = {}, {}, []
+        for session, before in self._before.items():
+            member = self.members.get(session)
+            if member is None:
+                if before is not None:
+                    left.append(session)
+            elif before is None:
+                joined[session] = member
+            elif before != member:
+                changed[session] = member
+        if not (joined or changed or left):
+            self._before.clear()
+            return None
+        self._renew()
+        parts = {"joined": joined, "changed": changed, "left": left}
+        return self._frame({kind: part for kind, part in parts.items() if part})
+
+    def whole(self) -> Frame:
+        """The picture of this version."""
+        if self._whole is None:
+            picture: dict[str, Member | None] = {**self.members, **self._before}
+            members = {session: member for session, member in picture.items() if member is not None}
+            self._whole = self._frame({"members": members})
+        return self._whole
+
+    def _renew(self) -> None:
+        self.version += 1
+        self._before.clear()
+        self._whole = None
+
+    def _frame(self, parts: dict[str, Any]) -> Frame:
+        return encoded(Presence(self.name, **parts))
+
+
+class Parcel:
+    """What is handed to each guest of a room at once: changes up to a version of its picture, then broadcasts.
+
+    Built once for all who sent nothing of it and have seen the version before.
+    """
+
+    __slots__ = ("_changes", "_everything", "_posts", "_room", "_senders", "_version", "refused", "size", "taken")
+
+    def __init__(self, room: Room, changes: Frame | None, posts: list[Post]) -> None:
+        self._room = room
+        self._version = room.version
+        self._changes = changes
+        self._posts = posts
+        self._senders = {post.sender for post in posts}
+        frames = [post.frame for post in posts]
+        self._everything = joined(frames if changes is None else [changes, *frames])
+        self.taken = self.refused = self.size = 0
+
+    def give(self, stay: Stay) -> None:
+        """Offer a guest what concerns it; its own broadcasts do not, nor does anything before it saw the picture."""
+        if stay.seen < 0 or not self._room.has(stay):
+            return
+        fits = self._changes is not None and stay.seen == self._version - 1
+        frame = self._for(stay.guest.session, fits=fits)
+        if frame is None:
+            return
+        if stay.guest.offer(frame):
+            self.taken += 1
+            self.size += frame.size
+            if fits:
+                stay.seen = self._version
+        else:
+            self.refused += 1
+            if fits:
+                stay.missed[self._room.name] = None
+
+    def _for(self, session: str, *, fits: bool) -> Frame | None:
+        if session not in self._senders and (fits or self._changes is None):
+            return self._everything
+        frames = [post.frame for post in self._posts if post.sender != session]
+        if fits and self._changes is not None:
+            frames.insert(0, self._changes)
+        return joined(frames) if frames else None
+
+
+def parcels(room: Room, changes: Frame | None, posts: list[Post]) -> Iterable[Parcel]:
+    """Parcels of a few posts each, the changes with the first."""
+    for first in range(0, max(len(posts), 1), LARGEST_PARCEL):
+        portion = posts[first : first + LARGEST_PARCEL]
+        if portion or changes is not None:
+            yield Parcel(room, changes, portion)
+        changes = None

@@ -1,0 +1,329 @@
+"""Rooms of one process: joining, states, broadcasts, and readers that are slow (SPEC 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.backend.rooms_world import NO_LIMITS, Cluster, Process, Reader
+from tidemark.sync.rooms import PRESENCE_INTERVAL, RoomLimits
+from tidemark_protocol.errors import RequestError
+
+ROOM = "workspace:7"
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    """A cluster without limits."""
+    cluster = Cluster()
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture
+def process(cluster: Cluster) -> Process:
+    """A process that is alone."""
+    return cluster.start()
+
+
+def limited(cluster: Cluster, **limits: int) -> Process:
+    """A process with some limits."""
+    cluster.limits = RoomLimits(**{"broadcast_rate": 0, "room_rate": 0} | limits)
+    return cluster.start()
+
+
+def entered(cluster: Cluster, process: Process, count: int, room: str = ROOM) -> list[Reader]:
+    """Readers that are in a room and know all of each other."""
+    readers = [process.reader() for _ in range(count)]
+    for reader in readers:
+        process.rooms.join(reader, room, None)
+    cluster.loop.pass_time(2 * PRESENCE_INTERVAL)
+    for reader in readers:
+        reader.frames.clear()
+    return readers
+
+
+def test_a_join_in_a_quiet_room_is_answered_at_once(cluster: Cluster, process: Process) -> None:
+    """The whole room, oneself included, follows a join in the same turn of the loop."""
+    one = process.reader("ada")
+    process.rooms.join(one, ROOM, {"cursor": 1})
+    cluster.loop.turn()
+    assert one.frames == [
+        {"t": "presence", "room": ROOM, "members": {one.session: {"user": "ada", "state": {"cursor": 1}}}}
+    ]
+
+
+def test_changes_are_gathered(cluster: Cluster, process: Process) -> None:
+    """In a room where much happens a frame of changes comes ten times a second, with the last of each session."""
+    one, two = entered(cluster, process, 2)
+    started = cluster.loop.time()
+    for step in range(100):
+        process.rooms.show(two, ROOM, step)
+        cluster.loop.pass_time(0.01)
+    cluster.loop.pass_time(PRESENCE_INTERVAL)
+    assert one.frames == two.frames
+    assert len(one.frames) <= 1 + (cluster.loop.time() - started) / PRESENCE_INTERVAL
+    assert one.pictures[ROOM][two.session]["state"] == 99
+
+
+def test_who_comes_and_goes_unseen_is_not_told_of(cluster: Cluster, process: Process) -> None:
+    """A session that joins and leaves before the next frame of changes shows nowhere."""
+    one, two = entered(cluster, process, 2)
+    process.rooms.show(two, ROOM, "begins the interval")
+    cluster.loop.turn()
+    three = process.reader()
+    process.rooms.join(three, ROOM, None)
+    process.rooms.leave(three, ROOM)
+    cluster.loop.pass_time(2 * PRESENCE_INTERVAL)
+    assert [frame.keys() for frame in one.frames] == [{"t", "room", "changed"}]
+    assert three.frames == []
+
+
+def test_all_who_join_at_once_are_given_the_same_frame(cluster: Cluster, process: Process) -> None:
+    """A thousand joins are answered out of a few frames, each built once, and change nothing twice for the others."""
+    readers = [process.reader() for _ in range(1_000)]
+    for reader in readers:
+        process.rooms.join(reader, ROOM, None)
+    cluster.loop.pass_time(1)
+    assert all(len(reader.pictures[ROOM]) == 1_000 for reader in readers)
+    assert len({id(frame) for reader in readers for frame in reader.sent}) <= 3
+
+
+def test_joining_again_shows_another_state_and_all_members(cluster: Cluster, process: Process) -> None:
+    """Whoever is in and joins again is answered with all members; the others hear of a changed state."""
+    one, two = entered(cluster, process, 2)
+    process.rooms.join(one, ROOM, "again")
+    cluster.loop.pass_time(PRESENCE_INTERVAL)
+    assert [frame["members"][one.session]["state"] for frame in one.frames] == ["again"]
+    assert [frame["changed"].keys() for frame in two.frames] == [{one.session}]
+    assert process.rooms.members == 2
+
+
+def test_a_room_left_is_left(cluster: Cluster, process: Process) -> None:
+    """Nothing of a room reaches whoever left it, and nothing it says is taken; the others are told."""
+    one, two = entered(cluster, process, 2)
+    process.rooms.leave(two, ROOM)
+    process.rooms.cast(one, ROOM, "e", "unheard")
+    cluster.loop.pass_time(PRESENCE_INTERVAL)
+    assert two.frames == []
+    assert one.pictures[ROOM].keys() == {one.session}
+    with pytest.raises(RequestError, match="not in the room") as refused:
+        process.rooms.leave(two, ROOM)
+    assert refused.value.code == "not_joined"
+    with pytest.raises(RequestError, match="not in the room"):
+        process.rooms.show(two, ROOM, 1)
+    with pytest.raises(RequestError, match="not in the room"):
+        process.rooms.cast(two, ROOM, "e", 1)
+
+
+def test_a_departed_guest_leaves_all_its_rooms(cluster: Cluster, process: Process) -> None:
+    """The end of a connection leaves all its rooms; the loss of a scope those of that scope alone."""
+    one, two = entered(cluster, process, 2)
+    for room in (f"{ROOM}/document:12", "workspace:77", "workspace:77/a"):
+        process.rooms.join(two, room, None)
+    process.rooms.depart(two, ROOM)
+    assert process.rooms.rooms_of(two) == {"workspace:77", "workspace:77/a"}
+    cluster.loop.pass_time(PRESENCE_INTERVAL)
+    assert one.pictures[ROOM].keys() == {one.session}
+    process.rooms.depart(two)
+    process.rooms.depart(one)
+    assert (process.rooms.rooms, process.rooms.members) == (0, 0)
+    assert process.rooms.rooms_of(two) == frozenset()
+
+
+def test_a_broadcast_reaches_the_others(cluster: Cluster, process: Process) -> None:
+    """All in the room but the sender get one frame, the same for all, and nobody elsewhere does."""
+    one, two, three = entered(cluster, process, 3)
+    (other,) = entered(cluster, process, 1, f"{ROOM}/a")
+    process.rooms.cast(one, ROOM, "typing", {"on": True})
+    cluster.loop.turn()
+    told = {
+        "t": "broadcast",
+        "room": ROOM,
+        "from": {"session": one.session, "user": one.user},
+        "event": "typing",
+        "payload": {"on": True},
+    }
+    assert (one.frames, two.frames, three.frames, other.frames) == ([], [told], [told], [])
+    assert two.sent[-1] is three.sent[-1]
+
+
+def test_broadcasts_of_one_turn_go_out_in_one_piece(cluster: Cluster, process: Process) -> None:
+    """What many say in one turn of the loop is handed to each guest once, in order, and never what it said itself."""
+    readers = entered(cluster, process, 200)
+    for reader in readers[:150]:
+        reader.sent.clear()
+        process.rooms.cast(reader, ROOM, "e", reader.session)
+    silent = readers[-1]
+    silent.sent.clear()
+    cluster.loop.pass_time(0)
+    said = [reader.session for reader in readers[:150]]
+    for reader in readers:
+        assert reader.heard() == [session for session in said if session != reader.session]
+    assert len(silent.sent) == 3
+    assert silent.sent[-1] is readers[-2].sent[-1]
+
+
+def test_limits_of_rooms(cluster: Cluster) -> None:
+    """Sessions and states of a room are bounded, and the rooms of a stream; who is refused changes nothing."""
+    process = limited(cluster, room_members=2, room_state=20, rooms_per_stream=1)
+    one, two = entered(cluster, process, 2)
+    three = process.reader()
+    for guest, room, state, code in (
+        (three, ROOM, None, "room_full"),
+        (one, f"{ROOM}/a", None, "too_many_rooms"),
+        (three, f"{ROOM}/a", "x" * 20, "room_full"),
+        (one, ROOM, "x" * 20, "room_full"),
+    ):
+        with pytest.raises(RequestError) as refused:
+            process.rooms.join(guest, room, state)
+        assert refused.value.code == code
+    with pytest.raises(RequestError) as refused:
+        process.rooms.show(one, ROOM, "x" * 20)
+    assert refused.value.code == "room_full"
+    process.rooms.show(one, ROOM, "x" * 14)
+    process.rooms.show(one, ROOM, "y" * 14)
+    cluster.loop.pass_time(1)
+    assert two.pictures[ROOM][one.session]["state"] == "y" * 14
+    assert (process.rooms.rooms, process.rooms.members) == (1, 2)
+
+
+def test_above_the_rate_the_latest_waits(cluster: Cluster) -> None:
+    """Above its rate a connection's latest of each event waits for its turn, and its latest state."""
+    process = limited(cluster, broadcast_rate=10)
+    one, two = entered(cluster, process, 2)
+    for step in range(100):
+        process.rooms.cast(one, ROOM, "cursor", step)
+        process.rooms.cast(one, ROOM, "typing", step)
+        process.rooms.show(one, ROOM, step)
+    cluster.loop.turn()
+    assert len(two.heard()) <= 20
+    cluster.loop.pass_time(1)
+    assert two.heard()[-2:] == [99, 99]
+    assert two.pictures[ROOM][one.session]["state"] == 99
+    fates = process.figures.fates
+    assert fates["sent"] <= 20 + 10 + 1
+    assert fates["sent"] + fates["coalesced"] == 300
+
+
+def test_the_rate_of_a_room_is_shared(cluster: Cluster) -> None:
+    """Above a room's rate the latest of each sender waits, first come first served."""
+    process = limited(cluster, room_rate=10)
+    readers = entered(cluster, process, 41)
+    for step in range(3):
+        for reader in readers[:40]:
+            process.rooms.cast(reader, ROOM, "e", [reader.session, step])
+    cluster.loop.pass_time(0.001)
+    heard = readers[40].heard()
+    assert heard == [[reader.session, 0] for reader in readers[:20]]
+    cluster.loop.pass_time(4.1)
+    assert readers[40].heard()[20:] == [[reader.session, 2] for reader in readers[20:40] + readers[:20]]
+
+
+def test_what_waits_is_dropped_with_the_stay(cluster: Cluster) -> None:
+    """What a guest said above the rate is not said after it left, nor shown after it joined again."""
+    process = limited(cluster, broadcast_rate=1, room_rate=1)
+    one, two = entered(cluster, process, 2)
+    for event in ("a", "b", "c", "d"):
+        process.rooms.cast(one, ROOM, event, event)
+    process.rooms.show(one, ROOM, "old")
+    process.rooms.join(one, ROOM, "new")
+    cluster.loop.pass_time(0.5)
+    process.rooms.leave(one, ROOM)
+    process.rooms.join(one, ROOM, "newest")
+    cluster.loop.pass_time(10)
+    assert two.heard() == ["a", "b"]
+    assert two.pictures[ROOM][one.session]["state"] == "newest"
+
+
+def test_a_state_that_waited_may_find_the_room_full(cluster: Cluster) -> None:
+    """A state that fitted when it was sent and does not when its turn comes is refused then."""
+    process = limited(cluster, broadcast_rate=1, room_state=20)
+    one, two = entered(cluster, process, 2)
+    for state in (1, 2, "x" * 12):
+        process.rooms.show(one, ROOM, state)
+    process.rooms.show(two, ROOM, "y" * 10)
+    cluster.loop.pass_time(2)
+    assert [(frame["code"], frame["room"]) for frame in one.frames if frame["t"] == "error"] == [("room_full", ROOM)]
+    assert two.pictures[ROOM][one.session]["state"] == 2
+
+
+def test_a_slow_reader_gets_the_whole_once_it_has_caught_up(cluster: Cluster, process: Process) -> None:
+    """A reader that was too slow for changes hears of them in the whole, in each room, and only once."""
+    rooms = [ROOM, f"{ROOM}/a", f"{ROOM}/b"]
+    slow, quick = process.reader(), process.reader()
+    for room in rooms:
+        process.rooms.join(slow, room, None)
+        process.rooms.join(quick, room, None)
+    cluster.loop.pass_time(1)
+    slow.frames.clear()
+    slow.slow = True
+    for room in rooms[:2]:
+        process.rooms.show(quick, room, "first")
+        cluster.loop.pass_time(1)
+        process.rooms.show(quick, room, "second")
+        cluster.loop.pass_time(1)
+    assert slow.frames == []
+    process.rooms.drained(slow)
+    assert [frame["room"] for frame in slow.frames] == rooms[:1]
+    slow.slow = False
+    process.rooms.show(quick, rooms[1], "third")
+    process.rooms.drained(slow)
+    process.rooms.drained(slow)
+    cluster.loop.pass_time(1)
+    assert [(frame["room"], "members" in frame) for frame in slow.frames] == [
+        (rooms[0], True),
+        (rooms[1], True),
+        (rooms[1], False),
+    ]
+    assert slow.pictures == quick.pictures
+    assert process.rooms.withheld == 2
+
+
+def test_a_guest_too_slow_for_its_answer_gets_it_later(cluster: Cluster, process: Process) -> None:
+    """Who is too slow for the answer to a join hears nothing of the room before that answer."""
+    slow, quick = process.reader(), process.reader()
+    slow.slow = True
+    process.rooms.join(quick, ROOM, None)
+    process.rooms.join(slow, ROOM, None)
+    cluster.loop.pass_time(1)
+    slow.slow = False
+    process.rooms.cast(quick, ROOM, "e", "early")
+    cluster.loop.pass_time(1)
+    assert slow.frames == []
+    process.rooms.drained(slow)
+    process.rooms.cast(quick, ROOM, "e", "late")
+    cluster.loop.pass_time(1)
+    assert slow.heard() == ["late"]
+    assert slow.pictures == quick.pictures
+
+
+def test_a_long_fan_out_overtaken(cluster: Cluster, process: Process) -> None:
+    """A guest served late in a long fan-out, who leaves and comes back meanwhile, still has the right picture."""
+    readers = entered(cluster, process, 600)
+    last = readers[-1]
+    process.rooms.show(readers[0], ROOM, "first")
+    cluster.loop.pass_time(0)
+    process.rooms.leave(last, ROOM)
+    last.left(ROOM)
+    process.rooms.join(last, ROOM, "back")
+    cluster.loop.pass_time(1)
+    assert last.pictures == readers[0].pictures
+    assert last.pictures[ROOM][last.session]["state"] == "back"
+
+
+def test_figures_of_rooms(cluster: Cluster, process: Process) -> None:
+    """Rooms, members and fan-outs are told to whoever watches."""
+    readers = entered(cluster, process, 3)
+    process.figures.fanned.clear()
+    process.rooms.cast(readers[0], ROOM, "e", "x" * 100)
+    cluster.loop.pass_time(0.01)
+    ((receivers, size, lag, origin),) = process.figures.fanned
+    assert (receivers, origin) == (2, "here") and size > 200 and 0 <= lag < 0.01
+    assert {what: reading() for what, reading in process.figures.watched.items()} == {
+        "rooms": 1,
+        "room_members_here": 3,
+        "room_members_elsewhere": 0,
+    }
+    assert cluster.limits == NO_LIMITS
