@@ -38,13 +38,12 @@ from .settings import (
     variable,
 )
 from .store.schema import migrate as migrations
+from .web.direct import WireProtocol
 from .web.metrics import SHARED
 
 _LISTEN_BACKLOG = 2048
 _WS_MAX_SIZE = 2 * 1024 * 1024
 """Above the protocol's limit of a frame, which the stream checks itself to answer 4413."""
-_STALLED_AFTER = 60_000
-"""Milliseconds after which a peer that acknowledges nothing is cut off; a heartbeat alone would not notice it."""
 _UNSENT = 128 * 1024
 _KEEP_ALIVE = 75
 """Seconds; longer than proxies and clients keep an idle connection, so that it is never closed under a request."""
@@ -200,7 +199,8 @@ def _listen(settings: Settings) -> socket.socket:
         listener = socket.create_server((settings.host, settings.port), family=family, backlog=_LISTEN_BACKLOG)
     except OSError as fault:
         end([f"cannot listen on {settings.host}:{settings.port}: {fault.strerror or fault}"])
-    for option, value in (("TCP_USER_TIMEOUT", _STALLED_AFTER), ("TCP_NOTSENT_LOWAT", _UNSENT)):
+    # A peer that acknowledges nothing is cut off; a heartbeat alone would not notice it while something is unsent.
+    for option, value in (("TCP_USER_TIMEOUT", settings.stall_timeout), ("TCP_NOTSENT_LOWAT", _UNSENT)):
         if hasattr(socket, option):
             listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
     return listener
@@ -215,7 +215,7 @@ def _run(settings: Settings, listener: socket.socket) -> None:
         "tidemark.app:factory",
         factory=True,
         workers=settings.workers,
-        ws="websockets-sansio",
+        ws=WireProtocol,
         ws_max_size=_WS_MAX_SIZE,
         ws_per_message_deflate=False,
         # The websocket's own pings: any peer answers them by itself, so that only a dead one is closed.

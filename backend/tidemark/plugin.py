@@ -101,9 +101,14 @@ class SyncPlugin(InitPluginProtocol):
         self.metrics = Metrics(config.now, Path(shared) if shared else None)
         store = config.store or make_store(settings, self.declaration, chance=config.chance)
         self.engine = make_engine(
-            settings, self.declaration, store, now=config.now, chance=config.chance, meter=self.metrics
+            settings,
+            self.declaration,
+            store,
+            now=config.now,
+            chance=config.chance,
+            monotonic=config.monotonic,
+            meter=self.metrics,
         )
-        self.metrics.watch("streams_websocket", self.engine.hub.count_streams)
         self._jwks = httpx2.AsyncClient(timeout=_JWKS_TIMEOUT)
         limiter = RateLimit(settings.rate_limit, config.monotonic)
         self.frame = Frame(self._authenticator(), limiter, self.metrics, config.log, config.monotonic, settings.origins)
@@ -121,7 +126,7 @@ class SyncPlugin(InitPluginProtocol):
         return [
             push_route(engine),
             pull_route(engine, shutdown),
-            Route("/sync/stream", {"POST": events}, websocket=stream_handler(engine, authenticate).fn),
+            Route("/sync/stream", {"POST": events}, websocket=stream_handler(engine, authenticate)),
             journal_route(engine),
             members_route(engine),
             schema_route(engine),
@@ -225,12 +230,19 @@ def make_engine(
     *,
     now: Callable[[], int] = wall_milliseconds,
     chance: Callable[[int], bytes] = os.urandom,
+    monotonic: Callable[[], float] = time.monotonic,
     meter: Meter = SILENT,
 ) -> Engine:
     """The engine over a store, not started."""
-    wake = make_wake(settings, chance=chance)
     return Engine(
-        store=store, declaration=declaration, settings=settings, wake=wake, now=now, chance=chance, meter=meter
+        store=store,
+        declaration=declaration,
+        settings=settings,
+        wake=make_wake(settings, chance=chance),
+        now=now,
+        chance=chance,
+        monotonic=monotonic,
+        meter=meter,
     )
 
 

@@ -83,6 +83,13 @@ REQUEST_CODES: Final[dict[str, tuple[int, Remedy]]] = {
 }
 """Codes of a refused request or frame with their HTTP status (SPEC 7)."""
 
+ROOM_CODES: Final[dict[str, Remedy]] = {
+    "not_joined": Remedy.GIVE_UP,
+    "too_many_rooms": Remedy.GIVE_UP,
+    "room_full": Remedy.RETRY,
+}
+"""Codes that only frames about rooms are answered with, besides those of `REQUEST_CODES` (SPEC 6)."""
+
 
 class Rejection(Exception):
     """One mutation will never be accepted as it stands; `code` is one of `MUTATION_CODES`."""
@@ -104,7 +111,7 @@ class Postponed(Exception):
 
 
 class RequestError(Exception):
-    """A whole request or frame is refused; `code` is one of `REQUEST_CODES`.
+    """A whole request or frame is refused; `code` is one of `REQUEST_CODES`, of a frame also one of `ROOM_CODES`.
 
     `retry_after` is in seconds, where waiting helps.
     """

@@ -6,7 +6,7 @@ other than `seq` are taken as they come, since a fault there is that mutation's 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypedDict, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -23,6 +23,7 @@ ClientId = Annotated[
     str, Meta(pattern=r"^[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}\Z")
 ]
 SchemaNumber = Annotated[int, Meta(ge=0, le=999_999_999)]
+EventName = Annotated[str, Meta(min_length=1, max_length=64)]
 Verdict = Literal["applied", "superseded", "rejected", "retry"]
 
 
@@ -180,7 +181,7 @@ class SetPresence(Struct, tag_field="t", tag="presence"):
 
 class Broadcast(Struct, tag_field="t", tag="broadcast"):
     room: str
-    event: str
+    event: EventName
     payload: Any = None
 
 
@@ -237,6 +238,7 @@ class ErrorFrame(Struct, tag_field="t", tag="error"):
     code: str
     message: str
     id: str | int | UnsetType = UNSET
+    room: str | UnsetType = UNSET
 
 
 class Pong(Struct, tag_field="t", tag="pong"):
@@ -244,11 +246,18 @@ class Pong(Struct, tag_field="t", tag="pong"):
     n: int | str | None = None
 
 
+class Member(TypedDict):
+    """One session in a room: whose it is, and what it shows."""
+
+    user: str
+    state: Any
+
+
 class Presence(Struct, tag_field="t", tag="presence"):
     room: str
-    members: dict[str, Any] | UnsetType = UNSET
-    joined: dict[str, Any] | UnsetType = UNSET
-    changed: dict[str, Any] | UnsetType = UNSET
+    members: dict[str, Member] | UnsetType = UNSET
+    joined: dict[str, Member] | UnsetType = UNSET
+    changed: dict[str, Member] | UnsetType = UNSET
     left: list[str] | UnsetType = UNSET
 
 
@@ -344,24 +353,25 @@ def decode_server_frame(data: str | bytes) -> ServerFrame:
 def _decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     try:
         body.decode()  # members that nobody reads are skipped unseen; their text must be UTF-8 too
-        _check_nesting(body)
+        check_nesting(body)
         return decoder.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as fault:
         raise RequestError("malformed", str(fault)) from fault
 
 
-def _check_nesting(body: bytes) -> None:
-    """Refuse nesting beyond 64, exactly for valid JSON, at the price of a few passes in C.
+def check_nesting(body: bytes, limit: int = MAX_NESTING) -> None:
+    """Refuse nesting beyond `limit`, exactly for valid JSON, at the price of a few passes in C.
 
-    Strings go first, with the brackets in them; then the innermost level of brackets is stripped, at most 64 times.
+    Strings go first, with the brackets in them; then the innermost level of brackets is stripped, `limit` times at
+    most.
     """
     if b"\\" in body:
         body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
     outline = body.translate(_AS_ROUND, _NOT_OUTLINE).replace(b'""', b"")
     brackets = b"".join(outline.split(b'"')[::2])
-    for _ in range(MAX_NESTING):
+    for _ in range(limit):
         if not brackets:
             return
         brackets = brackets.replace(b"()", b"")
     if brackets:
-        raise RequestError("malformed", f"nested more than {MAX_NESTING} deep, or brackets that do not match")
+        raise RequestError("malformed", f"nested more than {limit} deep, or brackets that do not match")

@@ -6,15 +6,19 @@
 
 The caller carries out all effects of one call, in order, and calls `elapsed` no later than `deadline` says. Times are
 Unix milliseconds; chance comes in as a number in [0, 1).
+
+Rooms that were joined and not left are joined again after every welcome, with the state shown last.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
-from typing import Final, Literal, assert_never
+from typing import Any, Final, Literal, assert_never
 
 from msgspec import UNSET, Struct
 
+from .client_rooms import ClientRooms, Gathered, Heard
 from .messages import (
     Auth,
     Authed,
@@ -38,7 +42,7 @@ from .messages import (
     Unfollow,
     Welcome,
 )
-from .stream_server import CloseCode
+from .stream_server import CloseCode, retry_hint
 
 FIRST_DELAY: Final = 500
 LONGEST_DELAY: Final = 60_000
@@ -122,11 +126,12 @@ class Verdicts(Struct, frozen=True):
 
 
 class Refused(Struct, frozen=True):
-    """A frame of ours was refused; `id` is a push's."""
+    """A frame of ours was refused; `id` is a push's. We may have been put out of `room`, see `ClientStream.rooms`."""
 
     code: str
     message: str
     id: str | int | None
+    room: str | None = None
 
 
 class Stop(Struct, frozen=True):
@@ -137,7 +142,20 @@ class Stop(Struct, frozen=True):
 
 
 Effect = (
-    Connect | Send | Hang | RenewToken | Observe | ApplyRun | PullScope | Revoke | Added | Verdicts | Refused | Stop
+    Connect
+    | Send
+    | Hang
+    | RenewToken
+    | Observe
+    | ApplyRun
+    | PullScope
+    | Revoke
+    | Added
+    | Verdicts
+    | Refused
+    | Gathered
+    | Heard
+    | Stop
 )
 
 
@@ -147,11 +165,13 @@ class ClientStream:
     __slots__ = (
         "_asked",
         "_attempts",
+        "_barred",
         "_client",
         "_heard",
         "_heartbeat",
         "_pinged",
         "_renew_at",
+        "_rooms",
         "_schema",
         "_scopes",
         "_since",
@@ -171,7 +191,14 @@ class ClientStream:
         self._pinged = False
         self._since = 0
         self._until = 0
+        self._barred = 0
         self._asked: set[str] = set()
+        self._rooms = ClientRooms()
+
+    @property
+    def rooms(self) -> dict[str, Any]:
+        """The rooms that are joined, now or as soon as there is a connection, and the state shown in each."""
+        return self._rooms.states
 
     @property
     def deadline(self) -> int | None:
@@ -181,7 +208,7 @@ class ClientStream:
                 return self._until
             case State.LIVE:
                 silence = self._heard + self._heartbeat * (2 if self._pinged else 1)
-                return silence if self._renew_at is None else min(silence, self._renew_at)
+                return min(due for due in (silence, self._renew_at, self._rooms.again) if due is not None)
             case State.RESTING | State.STOPPED:
                 return None
             case _ as never:
@@ -190,8 +217,11 @@ class ClientStream:
     # ── events ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def start(self, now: int) -> list[Effect]:
-        """Connect now: the first time, after a rest, or because the network is said to be back."""
+        """Connect as soon as the server allows: the first time, after a rest, or as the network is said to be back."""
         if self.state not in {State.RESTING, State.WAITING}:
+            return []
+        if now < self._barred:
+            self.state, self._until = State.WAITING, self._barred
             return []
         self.state, self._until = State.CONNECTING, now + PATIENCE
         return [Connect()]
@@ -211,11 +241,8 @@ class ClientStream:
             return []
         self._heard, self._pinged = now, False
         match frame:
-            case Welcome(scopes=scopes, revoked=revoked, clock=clock, heartbeat=heartbeat):
-                self.state, self._since = State.LIVE, now
-                self._heartbeat = max(1, round(heartbeat * 1_000))
-                self._asked = set(scopes)
-                return [Observe(clock), *(Revoke(scope) for scope in revoked)]
+            case Welcome():
+                return self._welcomed(frame, now)
             case Changes(scope=scope, clock=clock):
                 asked = scope in self._asked
                 self._asked.discard(scope)
@@ -227,18 +254,19 @@ class ClientStream:
                 return [Added(scope)]
             case ScopeRevoked(scope=scope):
                 self._asked.discard(scope)
+                self._rooms.shut_out(scope)
                 return [Revoke(scope)]
             case PushResult(id=name, results=results, clock=clock):
                 return [Observe(clock), Verdicts(name, results)]
             case Authed(exp=expires):
                 self._expect(expires, now)
                 return []
-            case ErrorFrame(code=code, message=message, id=name):
-                return [Refused(code, message, None if name is UNSET else name)]
+            case ErrorFrame():
+                return [self._refused(frame, now)]
             case Pong(clock=clock):
                 return [Observe(clock)]
             case Presence() | Broadcasted():
-                return []
+                return [*self._rooms.received(frame)]
             case _ as never:
                 assert_never(never)
 
@@ -254,9 +282,9 @@ class ClientStream:
             case CloseCode.MALFORMED:
                 return self._stop(Stop("fault", reason))
             case CloseCode.UNAUTHENTICATED:
-                return [*self._back_off(now, chance), RenewToken()]
+                return [*self._back_off(now, chance, reason), RenewToken()]
             case _:
-                return self._back_off(now, chance)
+                return self._back_off(now, chance, reason)
 
     def elapsed(self, now: int, chance: float) -> list[Effect]:
         """Time has passed."""
@@ -292,6 +320,22 @@ class ClientStream:
             self._scopes = [scope for scope in self._scopes if scope not in scopes]
         return [Send(Unfollow(scopes))] if self.state is State.LIVE else []
 
+    def join(self, room: str, state: Any = None) -> list[Effect]:
+        """Be in a room, now and after reconnecting; RequestError `malformed` for what names none."""
+        return self._sent(self._rooms.join(room, state))
+
+    def leave(self, room: str) -> list[Effect]:
+        """Be in a room no more."""
+        return self._sent(self._rooms.leave(room))
+
+    def show(self, room: str, state: Any) -> list[Effect]:
+        """Show another state in a joined room, now and after reconnecting."""
+        return self._sent(self._rooms.show(room, state))
+
+    def broadcast(self, room: str, event: str, payload: Any = None) -> list[Effect]:
+        """Say something to the others in a joined room; [] when there is no connection to say it on."""
+        return self._sent(self._rooms.broadcast(room, event, payload))
+
     def push(self, name: str | int, mutations: list[Mutation]) -> list[Effect]:
         """Send a push; [] when there is no connection to send it on. At most one may be in flight (SPEC 4)."""
         return [Send(StreamPush(name, self._schema, mutations))] if self.state is State.LIVE else []
@@ -304,12 +348,32 @@ class ClientStream:
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
+    def _welcomed(self, frame: Welcome, now: int) -> list[Effect]:
+        self.state, self._since = State.LIVE, now
+        self._heartbeat = max(1, round(frame.heartbeat * 1_000))
+        self._asked = set(frame.scopes)
+        for scope in frame.revoked:
+            self._rooms.shut_out(scope)
+        revoked = [Revoke(scope) for scope in frame.revoked]
+        return [Observe(frame.clock), *revoked, *self._sent(self._rooms.welcomed())]
+
+    def _refused(self, frame: ErrorFrame, now: int) -> Refused:
+        room = None if frame.room is UNSET else frame.room
+        if room is not None:
+            self._rooms.refused(room, frame.code, now)
+        return Refused(frame.code, frame.message, None if frame.id is UNSET else frame.id, room)
+
+    def _sent(self, frames: Sequence[ClientFrame]) -> list[Effect]:
+        return [Send(frame) for frame in frames] if self.state is State.LIVE else []
+
     def _live_for(self, now: int, chance: float) -> list[Effect]:
-        """A token to renew, or a silence to break: a ping after one heartbeat, the end after two."""
+        """A token to renew, rooms to ask for, or a silence to break: a ping after one heartbeat, the end after two."""
         effects: list[Effect] = []
         if self._renew_at is not None and now >= self._renew_at:
             self._renew_at = None
             effects.append(RenewToken())
+        if self._rooms.again is not None and now >= self._rooms.again:
+            effects += self._sent(self._rooms.asked_again())
         if now >= self._heard + 2 * self._heartbeat:
             return [*effects, Hang(), *self._back_off(now, chance)]
         if now >= self._heard + self._heartbeat and not self._pinged:
@@ -321,13 +385,17 @@ class ClientStream:
         left = max(0, expires * 1_000 - now)
         self._renew_at = now + max(left - RENEW_AHEAD, left // 2)
 
-    def _back_off(self, now: int, chance: float) -> list[Effect]:
-        """Wait half a delay and up to as much again by chance; the delay doubles with every failure in a row."""
+    def _back_off(self, now: int, chance: float, reason: str = "") -> list[Effect]:
+        """Wait half a delay and up to as much again by chance; the delay doubles with every failure in a row.
+
+        It is no shorter than what the server asked for.
+        """
         if self.state is State.LIVE and now - self._since >= STEADY:
             self._attempts = 0
         delay = min(LONGEST_DELAY, FIRST_DELAY << min(self._attempts, 10))
         self._attempts += 1
-        self.state, self._until = State.WAITING, now + round(delay * (0.5 + chance / 2))
+        self._barred = now + min(retry_hint(reason), LONGEST_DELAY)
+        self.state, self._until = State.WAITING, max(self._barred, now + round(delay * (0.5 + chance / 2)))
         self._asked.clear()
         return []
 

@@ -12,6 +12,7 @@ The server's pings are no frames of this protocol: websockets have their own, wh
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from enum import Enum, IntEnum
 from typing import Any, Final, assert_never
@@ -19,7 +20,7 @@ from typing import Any, Final, assert_never
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from . import messages
+from . import messages, rooms
 from .errors import RequestError
 from .messages import (
     Auth,
@@ -50,6 +51,7 @@ class CloseCode(IntEnum):
     GOING_AWAY = 1001
     INTERNAL = 1011
     RESTARTING = 1012
+    TRY_LATER = 1013
     MALFORMED = 4400
     UNAUTHENTICATED = 4401
     FORBIDDEN_ORIGIN = 4403
@@ -57,6 +59,20 @@ class CloseCode(IntEnum):
     SCHEMA_MISMATCH = 4409
     TOO_LARGE = 4413
     TOO_MANY = 4429
+
+
+_RETRY: Final = re.compile(r"retry ([0-9]{1,9}) ms(?![0-9A-Za-z])")
+
+
+def retry_reason(pause: int, why: str) -> str:
+    """A close reason that asks the client to stay away for `pause` ms."""
+    return f"retry {pause} ms; {why}"
+
+
+def retry_hint(reason: str) -> int:
+    """How many ms a close reason asks the client to stay away; 0 if it does not."""
+    asked = _RETRY.match(reason)
+    return int(asked[1]) if asked else 0
 
 
 class State(Enum):
@@ -69,14 +85,16 @@ class State(Enum):
 
 
 class Limits(Struct, frozen=True):
-    """`hello_timeout` in ms, `max_frame` in bytes; `frames_per_second` (0: no limit) may be exceeded for two seconds'
-    worth of frames.
+    """`hello_timeout` in ms; `max_frame`, `max_state` and `max_payload` in bytes; `frames_per_second` (0: no limit) may
+    be exceeded for two seconds' worth of frames.
     """
 
     hello_timeout: int = 10_000
     max_frame: int = MAX_FRAME
     max_mutations: int = 1_000
     frames_per_second: int = 1_000
+    max_state: int = rooms.MAX_STATE
+    max_payload: int = rooms.MAX_PAYLOAD
 
 
 # ── effects ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -134,7 +152,35 @@ class Answer(Struct, frozen=True):
     n: int | str | None
 
 
-Effect = Send | Close | Authenticate | Open | Resume | Pause | Push | Answer
+class EnterRoom(Struct, frozen=True):
+    """Be in a room and show this state; send all its members, also where the connection was in it."""
+
+    room: str
+    state: Any
+
+
+class LeaveRoom(Struct, frozen=True):
+    """Be in the room no more, or send the error `not_joined`."""
+
+    room: str
+
+
+class ShowState(Struct, frozen=True):
+    """Show another state in a room, or send the error `not_joined`."""
+
+    room: str
+    state: Any
+
+
+class Cast(Struct, frozen=True):
+    """Send this to all others in the room, or the error `not_joined` to this one."""
+
+    room: str
+    event: str
+    payload: Any
+
+
+Effect = Send | Close | Authenticate | Open | Resume | Pause | Push | Answer | EnterRoom | LeaveRoom | ShowState | Cast
 
 
 class ServerStream:
@@ -190,7 +236,7 @@ class ServerStream:
         except RequestError as refused:
             if self.state is State.WAITING:
                 return self._close(CloseCode.MALFORMED, f"the first frame is a hello: {refused.detail}")
-            return [_error(refused.code, refused.detail, _id_of(data))]
+            return [_error(refused.code, refused.detail, *_named_in(data))]
         return self._greeted(frame) if self.state is State.WAITING else self._asked(frame)
 
     def authenticated(self, user: str, expires: int, now: int) -> list[Effect]:
@@ -260,7 +306,28 @@ class ServerStream:
             case Ping(n=n):
                 return [Answer(n)]
             case Join() | Leave() | SetPresence() | Broadcast():
-                return [_error("unsupported", "this server has no rooms")]
+                try:
+                    return [self._about_room(frame)]
+                except RequestError as refused:
+                    return [_error(refused.code, refused.detail, room=frame.room)]
+            case _ as never:
+                assert_never(never)
+
+    def _about_room(self, frame: Join | Leave | SetPresence | Broadcast) -> Effect:
+        """Whether the room may be joined, or is, is the caller's affair."""
+        rooms.scope_of(frame.room)
+        match frame:
+            case Join(room=room, state=state):
+                rooms.check_value("state", state, self._limits.max_state)
+                return EnterRoom(room, state)
+            case Leave(room=room):
+                return LeaveRoom(room)
+            case SetPresence(room=room, state=state):
+                rooms.check_value("state", state, self._limits.max_state)
+                return ShowState(room, state)
+            case Broadcast(room=room, event=event, payload=payload):
+                rooms.check_value("payload", payload, self._limits.max_payload)
+                return Cast(room, event, payload)
             case _ as never:
                 assert_never(never)
 
@@ -284,12 +351,15 @@ def _is_larger(text: str, limit: int) -> bool:
     return len(text) > limit or (4 * len(text) > limit and len(text.encode(errors="surrogatepass")) > limit)
 
 
-def _error(code: str, message: str, name: str | int | UnsetType = UNSET) -> Send:
-    return Send(ErrorFrame(code, message, name))
+def _error(code: str, message: str, name: str | int | UnsetType = UNSET, room: str | UnsetType = UNSET) -> Send:
+    return Send(ErrorFrame(code, message, name, room))
 
 
-def _id_of(data: str) -> str | int | UnsetType:
-    """The `id` that a refused frame bears, so that its sender knows which one it was."""
+def _named_in(data: str) -> tuple[str | int | UnsetType, str | UnsetType]:
+    """The `id` and the `room` that a refused frame bears, so that its sender knows which one it was."""
     raw: Any = msgspec.json.decode(data)
-    name = raw.get("id")
-    return name if isinstance(name, str | int) and not isinstance(name, bool) else UNSET
+    name, room = raw.get("id"), raw.get("room")
+    return (
+        name if isinstance(name, str | int) and not isinstance(name, bool) else UNSET,
+        room if isinstance(room, str) else UNSET,
+    )

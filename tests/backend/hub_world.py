@@ -14,7 +14,8 @@ from tidemark.sync.feed import change
 from tidemark.sync.follower import StreamFollower
 from tidemark.sync.frames import FrameMaker
 from tidemark.sync.hub import Hub
-from tidemark.sync.outgoing import Outgoing
+from tidemark.sync.outgoing import QueuedOutgoing
+from tidemark.sync.rooms import RoomLimits, Rooms
 from tidemark.wake.base import OnMessage, OnWake, Wakeup
 from tidemark_protocol import digest
 from tidemark_protocol.messages import Behind, Changes, Hello, ScopeAdded, ScopeRevoked, Welcome, decode_server_frame
@@ -61,10 +62,10 @@ class SlowStore(MemoryStore):
         await self.linger()
         return found
 
-    async def memberships(self, user: str) -> dict[str, str]:
+    async def memberships(self, users: Collection[str]) -> dict[str, dict[str, str]]:
         """As the store below, late."""
         await self.linger()
-        found = await super().memberships(user)
+        found = await super().memberships(users)
         meanwhile, self.after_memberships = self.after_memberships, None
         if meanwhile is not None:
             await meanwhile()
@@ -122,6 +123,9 @@ class World:
             ),
             buffer=buffer,
             poll_interval=3_600_000,
+        )
+        self.rooms = Rooms(
+            node="0" * 16, send=self.wake.send, limits=RoomLimits(), fanout=self.hub.fanout, monotonic=lambda: 0.0
         )
         self.late: list[Commit] = []
         """Commits of this process that its hub has not been told of yet."""
@@ -207,9 +211,10 @@ class Peer:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.outgoing = Outgoing(world.hub.buffer, self._drained)
+        self.outgoing = QueuedOutgoing(world.hub.buffer, 3_600, self._drained, self._drained)
         principal = Principal("ada", OWN, admin=False, expires=0)
-        self.follower = StreamFollower(world.hub, principal, 3, self.outgoing)
+        self.faults: list[BaseException] = []
+        self.follower = StreamFollower(world.hub, world.rooms, principal, "s", 3, self.outgoing, self.faults.append)
         self.copies: dict[str, Copy] = {}
         self.rows: dict[str, dict[str, int]] = {}
         self.ends: dict[str, int] = {}
@@ -218,21 +223,16 @@ class Peer:
         """Scopes that a pull found revoked before the stream said so."""
         self.kinds: list[str] = []
         self.eager = False
-        self._work: asyncio.Task[None] | None = None
 
     async def open(self, watermark: dict[str, str] | None = None, scopes: list[str] | None = None) -> None:
         """Say hello."""
-        await self.follower.open("s", Hello("t", CLIENT, 3, watermark, scopes), 25)
-        self._work = asyncio.create_task(self.follower.work())
+        await self.follower.open(Hello("t", CLIENT, 3, watermark, scopes), 25)
+        self.follower.begin()
 
     async def close(self) -> None:
         """Go away; a fault of the work shows."""
         self.follower.close()
-        if self._work is not None:
-            if not self._work.done():
-                self._work.cancel()
-            await asyncio.gather(self._work, return_exceptions=True)
-            assert self._work.cancelled(), self._work.exception()
+        assert not self.faults
 
     def _drained(self) -> None:
         self.follower.drained()
@@ -244,9 +244,8 @@ class Peer:
 
     async def read(self) -> None:
         """Take one frame and apply it."""
-        text = await self.outgoing.take()
-        assert text is not None
-        frame = decode_server_frame(text)
+        frame = decode_server_frame(await self.outgoing.take())
+        self.outgoing.sent()
         self.kinds.append(type(frame).__name__)
         match frame:
             case Changes():

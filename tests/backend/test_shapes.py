@@ -56,7 +56,7 @@ def test_the_present_number_gets_the_feed_s_own_bytes(number: int) -> None:
 
 @pytest.mark.parametrize("number", [0, 1, 2, 3])
 def test_what_no_change_names_keeps_its_bytes(number: int) -> None:
-    """Deletions, other entities, and a run without anything that differs go out as they are (I48)."""
+    """Deletions, other entities, and a run without anything that differs go out as they are (I52)."""
     for feed in (changes(NOTE, GONE), changes(GONE), b""):
         assert SHAPES.rewritten(number, feed) is feed
     mixed = SHAPES.rewritten(number, changes(TASK % DOC, NOTE, GONE))
@@ -72,7 +72,7 @@ def test_what_no_change_names_keeps_its_bytes(number: int) -> None:
     ],
 )
 def test_documents_have_the_shape_of_the_number(number: int, expected: tuple[str, str, str]) -> None:
-    """Names and texts are the older number's; values that are not mapped keep every byte (I48)."""
+    """Names and texts are the older number's; values that are not mapped keep every byte (I52)."""
     name, status, tags = expected
     wanted = DOC.replace('"title":"t"', f'"{name}":"t"').replace('"labels":', f'"{tags}":')
     wanted = wanted.replace('"done"', f'"{status}"')
@@ -89,7 +89,7 @@ NAMES = st.sampled_from(["id", "title", "status", "labels", "data", "added", "cr
 
 @given(st.lists(st.none() | st.dictionaries(NAMES, VALUES), max_size=4), st.integers(1, 4))
 def test_every_document_is_what_conversion_says(docs: list[dict[str, Any] | None], number: int) -> None:
-    """Rewriting bytes comes to the same as converting each document (I48)."""
+    """Rewriting bytes comes to the same as converting each document (I52)."""
     feed = changes(*(TASK % json.dumps(doc) for doc in docs))
     translation = Conversions(DECLARATION).translation("tasks", number)
     wanted = [doc if doc is None or translation is None else translation.downward(doc) for doc in docs]
@@ -111,5 +111,5 @@ def test_what_many_sockets_get_is_rewritten_once() -> None:
     frames = [batch.frame(number) for number in (1, 4, 1, 4, 2, 1)]
     assert made == {1: 1, 2: 1, 4: 1}
     assert frames[0] is frames[2] is frames[5]
-    docs = [json.loads(frame.text)["changes"][0]["doc"] for frame in frames if frame is not None]
+    docs = [json.loads(frame.body)["changes"][0]["doc"] for frame in frames if frame is not None]
     assert [("name" in doc, "title" in doc) for doc in docs[:2]] == [(True, False), (False, True)]

@@ -100,7 +100,7 @@ async def reading(plugin: SyncPlugin) -> AsyncIterator[Reader]:
         reader.takes.set()
         async with asyncio.timeout(5):
             await reader.served
-        assert plugin.engine.hub.count_streams() == 0
+        assert plugin.engine.streams.count == 0
 
 
 async def write(plugin: SyncPlugin, *mutations: dict[str, Any]) -> None:
@@ -154,7 +154,7 @@ async def test_a_reader_that_leaves_ends_its_session() -> None:
         reader.leaves.set()
         async with asyncio.timeout(5):
             await reader.served
-        assert plugin.engine.hub.count_streams() == 0
+        assert plugin.engine.streams.count == 0
         assert not reader.complete
 
 
@@ -200,7 +200,7 @@ def test_the_form_must_be_asked_for(client: TestClient[Litestar], accept: str | 
     ],
 )
 def test_what_is_refused_is_a_problem(headers: dict[str, str], body: Any, status: int, code: str) -> None:
-    """A token, an origin, a body or a schema number that will not do is refused in the one shape (I43)."""
+    """A token, an origin, a body or a schema number that will not do is refused in the one shape (I47)."""
     with TestClient(app_of(plugin_of(max_frame=4_096))) as client:
         asked = bearer() | {"Accept": "text/event-stream"} | headers
         response = client.post(

@@ -31,7 +31,7 @@ async def roles_of(store: Store, *members: tuple[str, str]) -> dict[tuple[str, s
 
 async def test_nobody_is_a_member_at_first(store: Store) -> None:
     """Unknown users and scopes are no error."""
-    assert (await store.memberships("ada"), await store.members(W)) == ({}, {})
+    assert (await store.memberships(["ada"]), await store.members(W)) == ({}, {})
     assert await roles_of(store, (W, "ada")) == {}
 
 
@@ -39,11 +39,11 @@ async def test_a_role_is_given_changed_and_taken(store: Store) -> None:
     """Each user has one role in a scope, or none."""
     await give(store, (W, "ada", "owner"), (W, "bob", "viewer"), (V, "ada", "viewer"))
     assert await store.members(W) == {"ada": "owner", "bob": "viewer"}
-    assert await store.memberships("ada") == {W: "owner", V: "viewer"}
+    assert await store.memberships(["ada", "eve"]) == {"ada": {W: "owner", V: "viewer"}}
     await give(store, (W, "bob", "editor"), (V, "ada", None), (V, "bob", None))
     assert await store.members(W) == {"ada": "owner", "bob": "editor"}
     assert await store.members(V) == {}
-    assert await store.memberships("ada") == {W: "owner"}
+    assert await store.memberships(["ada"]) == {"ada": {W: "owner"}}
 
 
 async def test_roles_are_asked_in_sets(store: Store) -> None:
@@ -70,5 +70,6 @@ async def test_users_are_told_apart_byte_by_byte(store: Store) -> None:
     users = ["ada", "Ada", "ada ", "auth0|7", "ä", "a\u0308", "o'brien \"%_", "😀"]
     await give(store, *((W, user, "viewer") for user in users))
     assert set(await store.members(W)) == set(users)
+    assert await store.memberships(users) == {user: {W: "viewer"} for user in users}
     for user in users:
-        assert await store.memberships(user) == {W: "viewer"}
+        assert await store.memberships([user]) == {user: {W: "viewer"}}

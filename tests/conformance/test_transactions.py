@@ -82,7 +82,7 @@ async def test_nothing_happens_when_the_body_raises(store: Store) -> None:
     with pytest.raises(Stop):
         await store.transact(body)
     assert await everything(store, W) == before
-    assert await store.memberships("ada") == {}
+    assert await store.memberships(["ada"]) == {}
 
 
 async def test_a_scope_made_by_a_transaction_that_raised_does_not_exist(store: Store) -> None:

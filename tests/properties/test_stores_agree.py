@@ -235,7 +235,7 @@ async def _everything(store: Store) -> object:
         await store.states(SCOPES),
         sorted(map(repr, rows)),
         [await store.members(scope) for scope in SCOPES],
-        [await store.memberships(user) for user in USERS],
+        await store.memberships(USERS),
         _without_ids(await store.events(EventQuery(SCOPES, limit=1_000))),
     )
 

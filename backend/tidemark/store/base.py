@@ -298,8 +298,8 @@ class Store(Protocol):
     async def transact(self, body: Callable[[Transaction], Awaitable[T]]) -> T:
         """Run `body` in one transaction; raises Unavailable when the database is away."""
 
-    async def memberships(self, user: str) -> dict[str, str]:
-        """Scope → role, of every scope the user is a member of."""
+    async def memberships(self, users: Collection[str]) -> dict[str, dict[str, str]]:
+        """User → scope → role, of every scope that these users are members of."""
 
     async def members(self, scope: str) -> dict[str, str]:
         """User → role."""

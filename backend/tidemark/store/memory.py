@@ -38,6 +38,7 @@ from .base import (
     TableRow,
     Transaction,
 )
+from .sql import by_user
 
 T = TypeVar("T")
 K = TypeVar("K")
@@ -99,8 +100,8 @@ class MemoryStore:
         self._last_entry += 1
         return self._last_entry
 
-    async def memberships(self, user: str) -> dict[str, str]:
-        return {scope: role for (scope, member), role in self.roles.items() if member == user}
+    async def memberships(self, users: Collection[str]) -> dict[str, dict[str, str]]:
+        return by_user((user, scope, role) for (scope, user), role in self.roles.items() if user in users)
 
     async def members(self, scope: str) -> dict[str, str]:
         return {user: role for (place, user), role in self.roles.items() if place == scope}

@@ -64,6 +64,14 @@ def feed_rows(found: Iterable[Sequence[Any]]) -> list[FeedRow]:
     ]
 
 
+def by_user(found: Iterable[Sequence[str]]) -> dict[str, dict[str, str]]:
+    """User → scope → role, of rows (user, scope, role)."""
+    roles: dict[str, dict[str, str]] = {}
+    for user, scope, role in found:
+        roles.setdefault(user, {})[scope] = role
+    return roles
+
+
 def removed(saved: Saved, tables: Mapping[str, EntityTable]) -> list[RowKey]:
     """The rows to take from their tables before others are written.
 

@@ -9,6 +9,8 @@ from msgspec import Struct
 from tidemark.store.base import Store
 from tidemark_protocol.schema import Declaration
 
+from .lookups import Lookups
+
 Grant = Literal["read", "write", "manage"]
 _RANK = {"read": 0, "write": 1, "manage": 2}
 
@@ -26,7 +28,7 @@ class Access:
     """Answers from the members table and the declared roles."""
 
     def __init__(self, store: Store, declaration: Declaration) -> None:
-        self._store = store
+        self._memberships = Lookups(store.memberships)
         self._roles = declaration.scopes
 
     def grant_of(self, scope: str, role: str | None) -> Grant | None:
@@ -39,7 +41,8 @@ class Access:
     async def readable(self, principal: Principal) -> dict[str, Grant]:
         """Every scope the caller may read, its own first, with what it may do there."""
         scopes: dict[str, Grant] = {principal.own: "write"}
-        for scope, role in sorted((await self._store.memberships(principal.user)).items()):
+        found = await self._memberships([principal.user])
+        for scope, role in sorted(found.get(principal.user, {}).items()):
             grant = self.grant_of(scope, role)
             if grant is not None:
                 scopes[scope] = grant

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 
 from tidemark.meter import SILENT, Meter
@@ -24,11 +25,16 @@ from .members import Members
 from .pipeline import Pipeline
 from .pull import Puller
 from .retention import Housekeeping
+from .rooms import RoomLimits, Rooms
 from .shapes import Shapes
+from .streams import Streams
 
 
 class Engine:
-    """Push, pull, stream, members and journal over one store. `now` is wall time in ms, `chance(n)` n random bytes."""
+    """Push, pull, stream, rooms, members and journal over one store.
+
+    `now` is wall time in ms, `monotonic` gives seconds, `chance(n)` n random bytes.
+    """
 
     def __init__(
         self,
@@ -39,6 +45,7 @@ class Engine:
         wake: Wake,
         now: Callable[[], int],
         chance: Callable[[int], bytes],
+        monotonic: Callable[[], float] = time.monotonic,
         meter: Meter = SILENT,
     ) -> None:
         self.store = store
@@ -49,6 +56,7 @@ class Engine:
         self.meter = meter
         self.access = Access(store, declaration)
         shapes = Shapes(declaration)
+        self.streams = Streams(settings, lambda: int.from_bytes(chance(4), "big") / 2**32, meter)
         self.hub = Hub(
             store=store,
             access=self.access,
@@ -56,7 +64,19 @@ class Engine:
             frames=FrameMaker(lambda: store.epoch, self.clock, shapes.rewritten),
             buffer=settings.stream_buffer,
             poll_interval=settings.poll_interval,
+            monotonic=monotonic,
+            meter=meter,
         )
+        self.rooms = Rooms(
+            node=self.node,
+            send=wake.send,
+            limits=_room_limits(settings),
+            monotonic=monotonic,
+            fanout=self.hub.fanout,
+            meter=meter,
+        )
+        self.hub.on_message = self.rooms.received
+        self.hub.on_deaf = self.rooms.resynchronise
         self._pipeline = Pipeline(
             store=store,
             declaration=declaration,
@@ -115,16 +135,22 @@ class Engine:
         """Open the store and begin to listen, to drain the inbox and to keep house."""
         await self.store.open()
         await self.hub.start()
-        self._loops = [asyncio.create_task(loop.run()) for loop in (self.drain, self._housekeeping)]
+        self._loops = [asyncio.create_task(loop.run()) for loop in (self.drain, self._housekeeping, self.rooms)]
 
     async def stop(self) -> None:
         """Answer what was taken in, end the streams, let go of the store."""
+        await self.streams.end()
         for loop in self._loops:
             loop.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
         await self._pipeline.finish()
+        self.rooms.goodbye()
         await self.hub.stop()
         await self.store.close()
+
+    async def end_streams(self) -> None:
+        """Let no stream in any more, and end all with a hint when to come back; pushes under way are answered first."""
+        await self.streams.end()
 
     def clock(self, *readings: str) -> str:
         """A reading not below wall time nor any of those given (SPEC 2)."""
@@ -168,6 +194,16 @@ class Engine:
     async def ready(self) -> None:
         """Raise Unavailable while the database is away."""
         await self.store.states(())
+
+
+def _room_limits(settings: Settings) -> RoomLimits:
+    return RoomLimits(
+        rooms_per_stream=settings.rooms_per_stream,
+        room_members=settings.room_members,
+        room_state=settings.room_state,
+        broadcast_rate=settings.broadcast_rate,
+        room_rate=settings.room_rate,
+    )
 
 
 def _limits(settings: Settings, declaration: Declaration) -> Limits:

@@ -14,19 +14,19 @@ the scope due. So there is no gap and no repetition, in whatever order commits, 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 
-from msgspec import Struct, field
-
+from tidemark.meter import BehindCause
 from tidemark.store.base import ScopeState, Unavailable
 from tidemark_protocol import messages, watermark
 from tidemark_protocol.messages import Behind, ScopeAdded, ScopeRevoked, ServerFrame, Welcome
 
 from .access import Grant, Principal
 from .frames import Batch, encoded
-from .hub import MAX_CHANGES, Hub
+from .hub import Hub
 from .outgoing import Outgoing
+from .rooms import Rooms
 
 
 class Phase(Enum):
@@ -38,34 +38,102 @@ class Phase(Enum):
     LAGGING = "lagging"
 
 
-class Following(Struct, eq=False):
+class Following:
     """One followed scope. `mark` is the watermark of what the peer has (None: nothing of the scope); `sent` the version
-    that the next frame begins at; `admitted` the number of the change of members under which its rights were looked up.
-    `asked`: the peer waits for the answer to its hello or follow, which may be a reset.
+    that the next frame begins at (-1: nothing was sent yet); `admitted` the number of the change of members under which
+    its rights were looked up. `asked`: the peer waits for the answer to its hello or follow, which may be a reset.
+    `held` came while the feed was read; `missed`: not all that came could be held.
     """
 
-    scope: str
-    mark: str | None
-    state: ScopeState
-    admitted: int
-    sent: int = -1
-    asked: bool = True
-    phase: Phase = Phase.DUE
-    held: list[Batch] = field(default_factory=list)
-    missed: bool = False
+    __slots__ = (
+        "_outgoing",
+        "admitted",
+        "asked",
+        "held",
+        "mark",
+        "missed",
+        "own",
+        "owner",
+        "phase",
+        "schema",
+        "scope",
+        "sent",
+        "state",
+        "user",
+    )
+
+    def __init__(self, owner: StreamFollower, mark: str | None, state: ScopeState) -> None:
+        self.owner = owner
+        self.user, self.own, self.schema = owner.user, owner.own, owner.schema
+        self.scope = state.scope
+        self.mark = mark
+        self.state = state
+        self.admitted = state.members
+        self.sent = -1
+        self.asked = True
+        self.phase = Phase.DUE
+        self.held: list[Batch] = []
+        self.missed = False
+        self._outgoing = owner.outgoing
+
+    def offer(self, batch: Batch) -> None:
+        """Almost always the frame fits behind the last one; the owner deals with all else."""
+        if self.phase is Phase.LIVE and self.sent == batch.after:
+            frame = batch.frame(self.schema)
+            if frame is not None and self._outgoing.offer(frame):
+                self.sent, self.asked = batch.to, False
+                return
+        self.owner.offered(self, batch)
+
+    def revoked(self) -> None:
+        self.owner.revoked(self.scope)
+
+
+class Visit:
+    """Presence in rooms of one scope: it ends when the scope may not be read any more."""
+
+    __slots__ = ("own", "owner", "scope", "user")
+
+    def __init__(self, owner: StreamFollower, scope: str) -> None:
+        self.owner = owner
+        self.user, self.own = owner.user, owner.own
+        self.scope = scope
+
+    def offer(self, batch: Batch) -> None:
+        """Nothing of a scope comes by its rooms."""
+
+    def revoked(self) -> None:
+        self.owner.revoked(self.scope)
 
 
 class StreamFollower:
-    """The follower of one connection; `work` must run beside it as a task."""
+    """The scopes of one connection. `begin` lets it work, for as long as there is something to do; `failed` takes what
+    nobody foresaw. It is also the connection as rooms see it: a guest.
+    """
 
-    def __init__(self, hub: Hub, principal: Principal, schema: int, outgoing: Outgoing) -> None:
+    def __init__(
+        self,
+        hub: Hub,
+        rooms: Rooms,
+        principal: Principal,
+        session: str,
+        schema: int,
+        outgoing: Outgoing,
+        failed: Callable[[BaseException], None],
+    ) -> None:
         self.user = principal.user
         self.own = principal.own
+        self.session = session
+        self.schema = schema
+        self.outgoing = outgoing
+        self.put = outgoing.put
+        self.offer = outgoing.offer
         self._principal = principal
         self._hub = hub
-        self._schema = schema
-        self._outgoing = outgoing
+        self._rooms = rooms
+        self._failed = failed
         self._followed: dict[str, Following] = {}
+        self._visits: dict[str, Visit] = {}
         self._readable: set[str] = set()
         self._narrowed: set[str] | None = None
         self._paused: set[str] = set()
@@ -76,15 +144,14 @@ class StreamFollower:
         """Scopes to follow after the next survey, with their marks."""
         self._held = 0
         self._surveying = asyncio.Lock()
-        self._survey_due = False
-        self._attention = asyncio.Event()
-        self.latest = ""
-        """The highest reading among the writes told of."""
+        self._survey_due = self._attention = self._begun = False
+        self._working: asyncio.Task[None] | None = None
+        self._reflected = ""
 
     # ── what the peer asks ───────────────────────────────────────────────────────────────────────────────────────────
 
-    async def open(self, session: str, hello: messages.Hello, heartbeat: float) -> None:
-        """Send `welcome`; what was missed follows. Raises Unavailable."""
+    async def open(self, hello: messages.Hello, heartbeat: float) -> None:
+        """Send `welcome`; what was missed follows once it has begun. Raises Unavailable."""
         self._marks = dict(hello.watermark or {})
         self._narrowed = None if hello.scopes is None else set(hello.scopes)
         self._hub.track(self)
@@ -92,14 +159,50 @@ class StreamFollower:
             readable, states = await self._survey()
             self._readable = {scope for scope in readable if self._concerns(scope)}
             heads = {scope: states[scope].head for scope in readable if self._covers(scope)}
-            self.latest = max((states[scope].clock for scope in heads), default="")
+            self._reflected = max((states[scope].clock for scope in heads), default="")
             revoked = [scope for scope in self._marks if scope not in readable]
             for scope in revoked:
                 del self._marks[scope]
-            clock = self._hub.frames.clock(self.latest)
-            self.send(Welcome(session, self.user, heads, revoked, clock, heartbeat))
+            clock = self._hub.frames.clock(self._reflected)
+            self.send(Welcome(self.session, self.user, heads, revoked, clock, heartbeat))
             for scope in heads:
                 self._follow(states[scope], self._marks.get(scope))
+
+    @property
+    def latest(self) -> str:
+        """The highest reading among the writes told of."""
+        told = (self._hub.told(scope) for scope in self._followed)
+        return max(self._reflected, *told, "")
+
+    def begin(self) -> None:
+        """From now on, read and look up what there is to."""
+        self._begun = True
+        self._attend()
+
+    async def visit(self, scope: str) -> bool:
+        """Whether rooms of the scope may be joined; from then on its end is watched for. Raises Unavailable."""
+        following = self._followed.get(scope)
+        if following is not None and scope not in self._visits:
+            self._let_in(following.state)
+        while scope not in self._visits:
+            async with self._surveying:
+                readable, states = await self._survey(frozenset([scope]))
+                self._settle(readable, states)
+            if scope not in readable:
+                return False
+            self._let_in(states[scope])
+        return True
+
+    def _let_in(self, state: ScopeState) -> None:
+        visit = Visit(self, state.scope)
+        if self._hub.let_in(visit, state):
+            self._visits[state.scope] = visit
+
+    def tidy_visits(self) -> None:
+        """End the visits of scopes in none of whose rooms it is."""
+        visited = {room.partition("/")[0] for room in self._rooms.rooms_of(self)}
+        for scope in self._visits.keys() - visited:
+            self._hub.let_out(self._visits.pop(scope))
 
     async def resume(self, scopes: Iterable[str], marks: Mapping[str, str]) -> None:
         """Follow more scopes, from `marks`, else from where the stream last stood. Raises Unavailable.
@@ -139,15 +242,23 @@ class StreamFollower:
 
     def close(self) -> None:
         """The connection is over."""
-        for scope in tuple(self._followed):
-            self._hub.detach(self, scope)
+        self._begun = False
+        if self._working is not None:
+            self._working.cancel()
+        for following in self._followed.values():
+            self._hub.detach(following)
+        for visit in self._visits.values():
+            self._hub.let_out(visit)
         self._followed.clear()
+        self._visits.clear()
         self._hub.untrack(self)
 
     # ── what the hub tells ───────────────────────────────────────────────────────────────────────────────────────────
 
-    def offer(self, batch: Batch) -> None:
-        following = self._followed[batch.scope]
+    def offered(self, following: Following, batch: Batch) -> None:
+        """A batch that did not simply fit."""
+        if self._followed.get(following.scope) is not following:
+            return
         match following.phase:
             case Phase.LIVE:
                 self._deliver(following, batch)
@@ -160,24 +271,30 @@ class StreamFollower:
                 pass  # the read or the `behind` that is to come covers it
 
     def revoked(self, scope: str) -> None:
-        self._release(self._followed.pop(scope))
-        self._lose(scope)
+        """The user may not read a scope any more; the hub has let go of it."""
+        following = self._followed.pop(scope, None)
+        if following is not None:
+            self._release(following)
+        if following is not None or scope in self._visits:
+            self._lose(scope)
         self.membership_moved()  # this user may be back already, and a survey may have found so before this came
 
     def membership_moved(self) -> None:
         self._survey_due = True
-        self._attention.set()
+        self._attend()
 
     # ── sending ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def send(self, frame: ServerFrame) -> None:
-        self._outgoing.put(encoded(frame))
+        self.put(encoded(frame))
 
     def drained(self) -> None:
         """The peer has taken all that waited: tell it where it was too slow."""
         for following in self._followed.values():
             if following.phase is Phase.LAGGING:
-                self._fall_behind(following, self._hub.position(following.scope))
+                self._fall_behind(following, self._hub.position(following.scope), "slow_reader")
+        if self._visits:
+            self._rooms.drained(self)
 
     def _deliver(self, following: Following, batch: Batch) -> None:
         if batch.to <= following.sent:
@@ -185,22 +302,19 @@ class StreamFollower:
         if batch.after != following.sent:
             self._make_due(following)
             return
-        frame = batch.frame(self._schema)
-        if frame is None or frame.size > self._hub.buffer:
-            self._fall_behind(following, batch.to)
-        elif self._outgoing.offer(frame):
-            self._reached(following, batch.state)
+        frame = batch.frame(self.schema)
+        if frame is None:
+            self._fall_behind(following, batch.to, "too_far")
+        elif frame.size > self._hub.buffer:
+            self._fall_behind(following, batch.to, "too_large")
         else:
             following.phase = Phase.LAGGING
 
-    def _reached(self, following: Following, state: ScopeState) -> None:
-        following.sent, following.asked = state.head, False
-        self.latest = max(self.latest, state.clock)
-
-    def _fall_behind(self, following: Following, head: int) -> None:
+    def _fall_behind(self, following: Following, head: int, cause: BehindCause) -> None:
         """What lies between is pulled; the next frame begins at `head`."""
         following.phase, following.sent, following.asked = Phase.LIVE, head, False
         self.send(Behind(following.scope, head))
+        self._hub.meter.fell_behind(cause)
 
     # ── following ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -214,18 +328,24 @@ class StreamFollower:
 
     def _follow(self, state: ScopeState, mark: str | None) -> None:
         """Follow a scope that was readable when it stood at `state`; if members have changed since, after a survey."""
-        if self._hub.attach(self, state):
-            following = self._followed[state.scope] = Following(state.scope, mark, state, state.members)
-            self._make_due(following)
-        else:
+        following = Following(self, mark, state)
+        if not self._hub.attach(following, state):
             self._refused[state.scope] = mark
             self.membership_moved()
+            return
+        self._followed[state.scope] = following
+        begin = self._begin(following, state)
+        stands = mark is not None and not begin.reset and begin.after == state.head
+        if stands and state.head >= self._hub.position(state.scope):
+            self._live_at(following, state.head)
+        else:
+            self._make_due(following)
 
     def _drop(self, scope: str) -> None:
         following = self._followed.pop(scope, None)
         if following is not None:
             self._release(following)
-            self._hub.detach(self, scope)
+            self._hub.detach(following)
             mark = self._mark(following)
             if mark is not None:
                 self._marks[scope] = mark
@@ -240,11 +360,17 @@ class StreamFollower:
         self._paused.discard(scope)
         self._marks.pop(scope, None)
         self._lost.add(scope)
+        if scope in self._visits:
+            self._rooms.depart(self, scope)
+            self.tidy_visits()
         self.send(ScopeRevoked(scope))
 
     def _make_due(self, following: Following) -> None:
         following.phase = Phase.DUE
-        self._attention.set()
+        self._attend()
+
+    def _live_at(self, following: Following, head: int) -> None:
+        following.phase, following.sent, following.asked = Phase.LIVE, head, False
 
     async def _survey(self, also: frozenset[str] = frozenset()) -> tuple[Mapping[str, Grant], dict[str, ScopeState]]:
         """What the user may read, and the states of what is followed of it, at a moment when exactly that held.
@@ -252,8 +378,8 @@ class StreamFollower:
         A change of membership raises the number of the user's own scope: where it stands still around the look-up of
         rights, these held at the states read with it.
         """
-        store, own = self._hub.store, self.own
-        named = (await store.states([own])).get(own) or ScopeState(own)
+        own = self.own
+        named = (await self._hub.states([own])).get(own) or ScopeState(own)
         while True:
             before = named.members
             self._hub.saw(named)
@@ -261,7 +387,7 @@ class StreamFollower:
             try:
                 readable = await self._hub.access.readable(self._principal)
                 scopes = {own, *(scope for scope in readable if scope in also or self._covers(scope))}
-                found = await store.states(scopes)
+                found = await self._hub.states(scopes)
             except Unavailable:
                 self.membership_moved()  # the hub will not tell again of what this was to find
                 raise
@@ -272,7 +398,7 @@ class StreamFollower:
 
     def _settle(self, readable: Mapping[str, Grant], states: Mapping[str, ScopeState]) -> None:
         """Tell of scopes lost and gained since the last survey."""
-        for scope in self._readable - readable.keys():
+        for scope in (self._readable | self._visits.keys()) - readable.keys():
             self._drop(scope)
             self._lose(scope)
         refused, self._refused = self._refused, {}
@@ -287,11 +413,24 @@ class StreamFollower:
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def work(self) -> None:
-        """Look up rights and read the feed as it becomes necessary, for as long as the connection lasts."""
-        while True:
-            await self._attention.wait()
-            self._attention.clear()
+    def _attend(self) -> None:
+        """There is something to do: do it beside what the peer asks."""
+        self._attention = True
+        if self._begun and self._working is None:
+            self._working = asyncio.create_task(self._work())
+            self._working.add_done_callback(self._worked)
+
+    def _worked(self, task: asyncio.Task[None]) -> None:
+        self._working = None
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._failed(error)
+        elif self._attention:
+            self._attend()
+
+    async def _work(self) -> None:
+        """Look up rights and read the feed as far as necessary."""
+        while self._attention:
+            self._attention = False
             try:
                 if self._survey_due:
                     async with self._surveying:
@@ -299,13 +438,13 @@ class StreamFollower:
                 for following in tuple(self._followed.values()):
                     await self._catch_up(following)
             except Unavailable:
-                self._attention.set()
+                self._attention = True
                 await self._hub.looked()
 
     async def _catch_up(self, following: Following) -> None:
         """Send one run up to the head, or `behind` if it holds too much for the stream."""
         while following.phase is Phase.DUE and self._followed.get(following.scope) is following:
-            await self._outgoing.empty()
+            await self.outgoing.clear()
             following.phase, following.missed = Phase.READING, False
             try:
                 await self._read(following)
@@ -322,12 +461,12 @@ class StreamFollower:
         if following.missed:
             self._make_due(following)
         for batch in held:
-            self.offer(batch)
+            following.offer(batch)
 
     async def _read(self, following: Following) -> None:
         """One read; leaves the scope LIVE when its answer was sent."""
         begin = self._begin(following, following.state)
-        run = await self._hub.store.run(following.scope, begin.after, begin.base, MAX_CHANGES, self._hub.buffer)
+        run = await self._hub.read(following.scope, begin.after, begin.base)
         if self._followed.get(following.scope) is not following:
             return
         state = ScopeState(following.scope) if run is None else run.state
@@ -340,30 +479,32 @@ class StreamFollower:
         body, whole = (b"", True) if run is None else (run.body, run.to == state.head)
         if begin.reset and not following.asked:
             whole = False  # a stream resets nobody unasked (SPEC 5)
-        following.phase = Phase.LIVE
         if self._mark(following) is not None and not begin.reset and begin.after == state.head:
-            self._reached(following, state)
+            self._live_at(following, state.head)
             return
         frame = None
         if whole:
             frame = self._hub.frames.whole_run(
-                state, begin.after, body, schema=self._schema, base=begin.base, reset=begin.reset
+                state, begin.after, body, schema=self.schema, base=begin.base, reset=begin.reset
             )
-        if frame is None or frame.size > self._hub.buffer:
-            self._fall_behind(following, state.head)
+        if frame is None:
+            self._fall_behind(following, state.head, "too_far")
+        elif frame.size > self._hub.buffer:
+            self._fall_behind(following, state.head, "too_large")
         else:
-            self._outgoing.put(frame)
-            self._reached(following, state)
+            self.put(frame)
+            self._live_at(following, state.head)
+            self._reflected = max(self._reflected, state.clock)
 
     def _begin(self, following: Following, state: ScopeState) -> watermark.Start:
         mark, epoch = self._mark(following), self._hub.frames.epoch()
-        return watermark.start(mark, epoch=epoch, head=state.head, floor=state.floor, schema=self._schema)
+        return watermark.start(mark, epoch=epoch, head=state.head, floor=state.floor, schema=self.schema)
 
     def _mark(self, following: Following) -> str | None:
         """The watermark of what the peer has by now."""
         if following.sent < 0:
             return following.mark
-        return str(watermark.Watermark(self._hub.frames.epoch(), following.sent, 0, self._schema))
+        return str(watermark.Watermark(self._hub.frames.epoch(), following.sent, 0, self.schema))
 
     async def _still_reads(self, following: Following, state: ScopeState) -> bool:
         """Look up rights again if members have changed up to the state that was read."""

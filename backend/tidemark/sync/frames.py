@@ -2,24 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+import struct
+from collections.abc import Callable, Sequence
 
 from tidemark.store.base import ScopeState
 from tidemark_protocol import digest, messages
 from tidemark_protocol.watermark import Watermark
 
 
-class Frame(NamedTuple):
-    """A frame ready to send; `size` is the bytes of its text."""
+class Frame:
+    """A frame ready to send: `body` its JSON, `size` the bytes of it; made once for all who get it."""
 
-    text: str
-    size: int
+    __slots__ = ("_wire", "body", "size")
+
+    def __init__(self, body: bytes) -> None:
+        self.body = body
+        self.size = len(body)
+        self._wire: bytes | None = None
+
+    @property
+    def texts(self) -> list[str]:
+        """For a server that makes the messages itself: the text of each."""
+        return [self.body.decode()]
+
+    @property
+    def wire(self) -> bytes:
+        """The frame as one message of a websocket; a server's are not masked: these bytes serve all (RFC 6455, 5.2)."""
+        if self._wire is None:
+            self._wire = _text_header(self.size) + self.body
+        return self._wire
+
+
+class Joined(Frame):
+    """Several frames that go out in one piece."""
+
+    __slots__ = ("_frames",)
+
+    def __init__(self, frames: Sequence[Frame]) -> None:
+        super().__init__(b"")
+        self._frames = frames
+        self.size = sum(frame.size for frame in frames)
+
+    @property
+    def texts(self) -> list[str]:
+        return [text for frame in self._frames for text in frame.texts]
+
+    @property
+    def wire(self) -> bytes:
+        if self._wire is None:
+            self._wire = b"".join([frame.wire for frame in self._frames])
+        return self._wire
+
+
+def joined(frames: Sequence[Frame]) -> Frame:
+    """One frame for several, sent in their order."""
+    return frames[0] if len(frames) == 1 else Joined(frames)
+
+
+def _text_header(size: int) -> bytes:
+    """The header of a final, unmasked text frame."""
+    if size < 126:
+        return struct.pack("!BB", 0x81, size)
+    if size < 1 << 16:
+        return struct.pack("!BBH", 0x81, 126, size)
+    return struct.pack("!BBQ", 0x81, 127, size)
 
 
 def encoded(frame: messages.ServerFrame) -> Frame:
-    body = messages.encode(frame)
-    return Frame(body.decode(), len(body))
+    return Frame(messages.encode(frame))
 
 
 class FrameMaker:
@@ -51,8 +101,7 @@ class FrameMaker:
             reset=reset,
             changes=self._rewritten(schema, changes),
         )
-        body = b'{"t":"changes",%b,"clock":"%b"}' % (run, self.clock(state.clock).encode())
-        return Frame(body.decode(), len(body))
+        return Frame(b'{"t":"changes",%b,"clock":"%b"}' % (run, self.clock(state.clock).encode()))
 
 
 class Batch:

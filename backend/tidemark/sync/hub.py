@@ -1,7 +1,7 @@
 """Who follows which scope in this process, and what has been told to them (SPEC 6).
 
     this process's commits ──committed──┐
-    other processes' wakes ────woken────┼──► Topic ──Batch──► Follower (one for each connection)
+    other processes' wakes ────woken────┼──► Topic ──Batch──► Follower (one for each connection and scope)
     heads looked up now and then ───────┘      └─ reads the feed from its position when what came does not fit
 
 A topic is a scope that somebody follows, with the version up to which it has told. What comes from a commit of this
@@ -15,18 +15,22 @@ to be readers. Nothing of a state with a higher number is passed on before their
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+import time
+from collections.abc import Callable, Coroutine, Iterable
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
 import structlog
 
-from tidemark.store.base import ScopeState, Store, Unavailable
+from tidemark.meter import SILENT, Meter, Origin
+from tidemark.store.base import Run, ScopeState, Store, Unavailable
 from tidemark.wake.base import OnMessage, Wake, Wakeup
 
 from .access import Access
 from .commit import Commit
+from .fanout import Fanout
 from .frames import Batch, FrameMaker
+from .lookups import Lookups
 
 MAX_CHANGES: Final = 5_000
 """Changes that one run on the stream may hold; what is further behind is pulled."""
@@ -35,16 +39,23 @@ _log = structlog.get_logger(__name__)
 
 
 class Follower(Protocol):
-    """A connection, as the hub sees it. None of these may wait."""
+    """One connection's place in a topic, as the hub sees it. None of these may wait."""
 
+    scope: str
     user: str
     own: str
 
     def offer(self, batch: Batch) -> None:
-        """What came next in a topic; this follower was a reader at that state."""
+        """What came next in the topic; this follower was a reader at that state."""
 
-    def revoked(self, scope: str) -> None:
+    def revoked(self) -> None:
         """It is no reader of the scope any more, and has been detached."""
+
+
+class Tracker(Protocol):
+    """A connection whose user may gain or lose scopes."""
+
+    own: str
 
     def membership_moved(self) -> None:
         """The change number of its user's own scope moved: scopes may have been gained or lost."""
@@ -52,12 +63,15 @@ class Follower(Protocol):
 
 class Topic:
     """One scope. `position`: told up to this version; `members`: all followers were readers at this number; both -1
-    while unknown. `head` and `number`: the highest head and number of members that anybody has told of.
+    while unknown. `head` and `number`: the highest head and number of members that anybody has told of. `guests` are
+    told nothing of the scope but that they may not read it any more: they are in its rooms.
     """
 
     __slots__ = (
+        "clock",
         "followers",
         "forgotten",
+        "guests",
         "head",
         "kept",
         "members",
@@ -73,8 +87,10 @@ class Topic:
         self.scope = scope
         self.position = self.members = -1
         self.head = self.number = -1
+        self.clock = ""
         self.followers: set[Follower] = set()
-        self.trackers: set[Follower] = set()
+        self.guests: set[Follower] = set()
+        self.trackers: set[Tracker] = set()
         self.watches: set[Watch] = set()
         self.reading: asyncio.Task[None] | None = None
         self.kept: list[Commit] = []
@@ -85,12 +101,14 @@ class Topic:
     @property
     def idle(self) -> bool:
         """Whether nobody cares for it."""
-        return not (self.followers or self.trackers or self.watches or self.reading)
+        return not (self.followers or self.guests or self.trackers or self.watches or self.reading)
 
     @property
     def lags(self) -> bool:
-        """Whether there is something that has not been told."""
-        return self.head > self.position or self.number > self.members
+        """Whether there is something that those here have not been told."""
+        if self.followers:
+            return self.head > self.position or self.number > self.members
+        return bool(self.guests) and self.number > self.members
 
 
 class Watch:
@@ -126,7 +144,7 @@ class Watch:
 
 
 class Hub:
-    """All topics of this process. `buffer` is in bytes, `poll_interval` in ms."""
+    """All topics of this process. `buffer` is in bytes, `poll_interval` in ms, `monotonic` gives seconds."""
 
     def __init__(
         self,
@@ -137,21 +155,29 @@ class Hub:
         frames: FrameMaker,
         buffer: int,
         poll_interval: int,
+        monotonic: Callable[[], float] = time.monotonic,
+        meter: Meter = SILENT,
     ) -> None:
         self.store = store
         self.access = access
         self.frames = frames
         self.buffer = buffer
+        self.fanout = Fanout()
+        self.states = Lookups(store.states)
+        self.meter = meter
+        self.on_deaf: Callable[[], None] = lambda: None
+        """Called when something that other processes sent may have been lost."""
         self._wake = wake
         self.on_message: OnMessage = lambda _: None
         """What to do with a message of another process; to be set before the start."""
         self._poll_interval = poll_interval / 1_000
+        self._monotonic = monotonic
         self._topics: dict[str, Topic] = {}
+        self._reads: dict[tuple[str, int, int], asyncio.Task[Run | None]] = {}
         self._look = asyncio.Event()
         self._looked = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._streams: dict[object, Callable[[], Awaitable[None]]] = {}
-        self.stopping = False
+        meter.watch("topics", lambda: len(self._topics))
 
     # ── life ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -160,11 +186,10 @@ class Hub:
         await self._wake.start(self._woken, self.on_message, self.store.epoch)
 
     async def stop(self) -> None:
-        """End all streams, pushes under way answered first; then listen no more."""
-        self.stopping = True
-        await asyncio.gather(*(end() for end in tuple(self._streams.values())))
+        """Listen no more."""
         await self._wake.stop()
-        tasks = [task for task in (self._task, *(topic.reading for topic in self._topics.values())) if task is not None]
+        readings = (topic.reading for topic in self._topics.values())
+        tasks = [task for task in (self._task, *readings, *self._reads.values()) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -173,17 +198,6 @@ class Hub:
         task = asyncio.create_task(work)
         task.add_done_callback(_report)
         return task
-
-    def enter(self, stream: object, end: Callable[[], Awaitable[None]]) -> None:
-        """A stream has begun; `end` ends it when the service stops."""
-        self._streams[stream] = end
-
-    def leave(self, stream: object) -> None:
-        self._streams.pop(stream, None)
-
-    def count_streams(self) -> int:
-        """Streams open in this process."""
-        return len(self._streams)
 
     # ── what happened ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -203,6 +217,7 @@ class Hub:
     def _woken(self, wakeup: Wakeup | None) -> None:
         if wakeup is None:
             self._look.set()
+            self.on_deaf()
             return
         topic = self._topics.get(wakeup.scope)
         if topic is not None:
@@ -221,7 +236,7 @@ class Hub:
         if moved:
             for watch in topic.watches:
                 watch.moved()
-        if not topic.followers:
+        if not (topic.followers or topic.guests):
             if topic.number > topic.members:
                 self._members_moved(topic, topic.number)
         elif topic.lags and topic.reading is None:
@@ -235,32 +250,54 @@ class Hub:
         False: members have changed since then; ask again.
         """
         topic = self._topic(state.scope)
-        if topic.followers and topic.members > state.members:
+        if not self._admits(topic, state):
             return False
         if not topic.followers:
-            topic.position = state.head
-            if topic.members != state.members:
-                self._members_moved(topic, state.members)
+            topic.position, topic.clock = state.head, state.clock
         topic.followers.add(follower)
         self._heard(topic, state.head, state.members)
         return True
 
-    def detach(self, follower: Follower, scope: str) -> None:
-        self._topics[scope].followers.discard(follower)
+    def detach(self, follower: Follower) -> None:
+        self._topics[follower.scope].followers.discard(follower)
 
-    def track(self, follower: Follower) -> None:
-        """Tell the follower when the members number of its user's own scope moves."""
-        self._topic(follower.own).trackers.add(follower)
+    def let_in(self, guest: Follower, state: ScopeState) -> bool:
+        """Tell `guest` when it may not read the scope any more; otherwise as `attach`."""
+        topic = self._topic(state.scope)
+        if not self._admits(topic, state):
+            return False
+        topic.guests.add(guest)
+        self._heard(topic, state.head, state.members)
+        return True
 
-    def untrack(self, follower: Follower) -> None:
-        topic = self._topics.get(follower.own)
+    def let_out(self, guest: Follower) -> None:
+        self._topics[guest.scope].guests.discard(guest)
+
+    def _admits(self, topic: Topic, state: ScopeState) -> bool:
+        """Whether rights found at `state` are as new as those of the ones who are there."""
+        if topic.followers or topic.guests:
+            return topic.members <= state.members
+        if topic.members != state.members:
+            self._members_moved(topic, state.members)
+        return True
+
+    def track(self, tracker: Tracker) -> None:
+        """Tell it when the members number of its user's own scope moves."""
+        self._topic(tracker.own).trackers.add(tracker)
+
+    def untrack(self, tracker: Tracker) -> None:
+        topic = self._topics.get(tracker.own)
         if topic is not None:
-            topic.trackers.discard(follower)
+            topic.trackers.discard(tracker)
 
     @property
     def topics(self) -> int:
         """How many scopes are kept in mind."""
         return len(self._topics)
+
+    def told(self, scope: str) -> str:
+        """The highest reading among the writes told of a followed scope."""
+        return self._topics[scope].clock
 
     def position(self, scope: str) -> int:
         """Up to where a followed scope has been told."""
@@ -296,11 +333,31 @@ class Hub:
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
+    async def read(self, scope: str, after: int, base: int) -> Run | None:
+        """What the feed holds after a version, as far as a stream carries it.
+
+        One read for all who ask for the same before it begins, as many do who come back at once.
+        """
+        key = scope, after, base
+        task = self._reads.get(key)
+        if task is None:
+            task = self._reads[key] = asyncio.create_task(self._begin_read(key))
+        return await asyncio.shield(task)
+
+    async def _begin_read(self, key: tuple[str, int, int]) -> Run | None:
+        del self._reads[key]
+        scope, after, base = key
+        return await self.store.run(scope, after, base, MAX_CHANGES, self.buffer)
+
     async def _catch_up(self, topic: Topic) -> None:
         """Read the feed from the topic's position until nothing is left to tell."""
         try:
-            while topic.lags and topic.followers:
-                await self._read(topic)
+            while topic.lags:
+                began = self._monotonic()
+                if topic.followers:
+                    await self._read(topic, began)
+                else:
+                    await self._look_after_guests(topic)
                 for commit in topic.kept:
                     self._pass_on_commit(topic, commit)
                 topic.kept.clear()
@@ -310,7 +367,7 @@ class Hub:
             topic.reading = None
             topic.kept.clear()
 
-    async def _read(self, topic: Topic) -> None:
+    async def _read(self, topic: Topic, began: float) -> None:
         """Tell what the feed holds beyond the topic's position; if that is too much, that it is."""
         start, head, number = topic.position, topic.head, topic.number
         run = await self.store.run(topic.scope, start, 0, MAX_CHANGES, self.buffer)
@@ -322,16 +379,25 @@ class Hub:
             await self._ask_again(topic, state.members)
         if run is not None and state.head > start == topic.position:
             whole = run.to == state.head and state.floor <= start
-            self._pass_on(topic, self.frames.batch(start, state, run.body if whole else None))
+            self._pass_on(topic, self.frames.batch(start, state, run.body if whole else None), began, "elsewhere")
+
+    async def _look_after_guests(self, topic: Topic) -> None:
+        """Nobody follows, so that only who may stay matters."""
+        number = topic.number
+        state = (await self.states([topic.scope])).get(topic.scope) or ScopeState(topic.scope)
+        topic.number = state.members if topic.number == number else topic.number
+        if state.members > topic.members:
+            await self._ask_again(topic, state.members)
 
     async def _ask_again(self, topic: Topic, number: int) -> None:
         """Members changed: find those who are no readers any more, and let them go before anything else is said."""
         roles = await self.store.members(topic.scope)
-        for follower in tuple(topic.followers):
+        for follower in (*topic.followers, *topic.guests):
             grant = self.access.grant_of(topic.scope, roles.get(follower.user))
             if follower.own != topic.scope and grant is None:
                 topic.followers.discard(follower)
-                follower.revoked(topic.scope)
+                topic.guests.discard(follower)
+                follower.revoked()
         self._members_moved(topic, number)
 
     def _members_moved(self, topic: Topic, number: int) -> None:
@@ -343,17 +409,26 @@ class Hub:
         """Pass on the very bytes of a commit, if it is the next one and nothing has changed in who may read."""
         state = commit.state
         if commit.count and topic.position == commit.after and topic.members >= state.members:
-            self._pass_on(topic, self.frames.batch(commit.after, state, commit.changes))
+            batch = self.frames.batch(commit.after, state, commit.changes)
+            self._pass_on(topic, batch, self._monotonic(), "here")
 
     def _keep(self, topic: Topic, commit: Commit) -> None:
         """For after the read, as far as it fits into the buffer; what does not is read again."""
         if sum(len(kept.changes) for kept in topic.kept) + len(commit.changes) <= self.buffer:
             topic.kept.append(commit)
 
-    def _pass_on(self, topic: Topic, batch: Batch) -> None:
-        topic.position = batch.to
-        for follower in tuple(topic.followers):
+    def _pass_on(self, topic: Topic, batch: Batch, began: float, origin: Origin) -> None:
+        topic.position, topic.clock = batch.to, batch.state.clock
+        receivers = tuple(topic.followers)
+
+        def tell(follower: Follower) -> None:
             follower.offer(batch)
+
+        def told() -> None:
+            lag = self._monotonic() - began
+            self.meter.fanned_out("changes", len(receivers), batch.size * len(receivers), lag, origin)
+
+        self.fanout.deliver(topic, receivers, tell, told)
 
     # ── looking now and then ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -375,7 +450,7 @@ class Hub:
         self._tidy()
         scopes = list(self._topics)
         if scopes:
-            states = await self.store.states(scopes)
+            states = await self.states(scopes)
             for scope in scopes:
                 self.saw(states.get(scope) or ScopeState(scope))
         self._looked.set()

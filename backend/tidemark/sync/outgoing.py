@@ -1,48 +1,179 @@
-"""What waits to be sent on one connection: bounded in bytes, however slow its reader (SPEC 6)."""
+"""What is to be sent on one connection: bounded in bytes, however slow its reader (SPEC 6).
+
+Two ways, one contract: straight into the transport of a websocket where the server lets us, or through a queue and a
+writer elsewhere.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
-
-from tidemark_protocol.stream_server import CloseCode
+from collections.abc import Awaitable, Callable
+from typing import Final, Protocol
 
 from .frames import Frame
 
+CHECKS: Final = 3
+"""How often in its patience a stalled reader is looked at for progress."""
 
-class Outgoing:
-    """A queue of frames for one writer.
 
-    `offer` keeps to the bound of `limit` bytes. `put` does not: it is for answers, whose number is bounded because
-    the next question is only read when there is `room`, and for notices, of which there is one for each scope.
-    `drained` is called whenever the last frame was taken.
+class Outgoing(Protocol):
+    """Where a connection's frames go.
+
+    `offer` keeps to a bound. `put` does not: it is for answers, whose number is bounded because the next question is
+    only read once the reader is `clear`, and for notices, of which there is one for each scope and room. `drained` is
+    called whenever a reader that was refused something has taken all that waited; `stalled` once, when it has taken
+    nothing for as long as is patient.
     """
 
-    def __init__(self, limit: int, drained: Callable[[], None]) -> None:
+    def put(self, frame: Frame) -> None: ...
+
+    def offer(self, frame: Frame) -> bool:
+        """Send it, unless too much waits."""
+
+    async def clear(self) -> None:
+        """Wait until the reader has taken what waits, or is fast enough for nothing to wait long."""
+
+    def end(self, *, drop: bool = False) -> None:
+        """Take nothing any more; what waits is still sent, unless it is to `drop` and can be."""
+
+
+class Wire(Protocol):
+    """The transport below a websocket, as its server shows it. `congested`: its buffer is above its mark."""
+
+    congested: bool
+    on_pause: Callable[[], None]
+    on_resume: Callable[[], None]
+
+    def write(self, data: bytes, /) -> None: ...
+
+    def is_closing(self) -> bool: ...
+
+    def waiting(self) -> int:
+        """Bytes that the peer's connection has not taken over."""
+
+    def abort(self) -> None:
+        """Cut the connection."""
+
+
+class DirectOutgoing:
+    """Frames written into the transport, whose buffer may hold `limit` bytes. `patience` is in seconds."""
+
+    __slots__ = (
+        "_cleared",
+        "_drained",
+        "_ended",
+        "_left",
+        "_limit",
+        "_looks",
+        "_patience",
+        "_stalled",
+        "_timer",
+        "_wire",
+        "_write",
+    )
+
+    def __init__(
+        self, wire: Wire, limit: int, patience: float, drained: Callable[[], None], stalled: Callable[[], None]
+    ) -> None:
+        self._wire = wire
+        self._write = wire.write
         self._limit = limit
+        self._patience = patience
         self._drained = drained
-        self._frames: deque[Frame] = deque()
+        self._stalled = stalled
+        self._ended = False
+        self._cleared: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._left = self._looks = 0
+        wire.on_pause = self._paused
+        wire.on_resume = self._resumed
+        if wire.congested:
+            self._paused()
+
+    def put(self, frame: Frame) -> None:
+        if not self._ended and not self._wire.is_closing():
+            self._write(frame.wire)
+
+    def offer(self, frame: Frame) -> bool:
+        wire = self._wire
+        if frame.size > self._limit or (wire.congested and wire.waiting() + frame.size > self._limit):
+            return False
+        if not self._ended and not wire.is_closing():
+            self._write(frame.wire)
+        return True
+
+    async def clear(self) -> None:
+        while self._wire.congested and not self._wire.is_closing():
+            if self._cleared is None:
+                self._cleared = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._cleared)
+
+    def end(self, *, drop: bool = False) -> None:  # noqa: ARG002  (what the transport has cannot be taken back)
+        self._ended = True
+
+    def let_go(self) -> None:
+        """The connection is over."""
+        self._ended = True
+        self._resumed()
+        self._wire.on_pause = self._wire.on_resume = _nothing
+
+    def _paused(self) -> None:
+        self._left, self._looks = self._wire.waiting(), 0
+        self._look_later()
+
+    def _resumed(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._cleared is not None and not self._cleared.done():
+            self._cleared.set_result(None)
+        self._cleared = None
+        if not self._ended:
+            self._drained()
+
+    def _look_later(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(self._patience / CHECKS, self._look)
+
+    def _look(self) -> None:
+        """A slow reader is not a stalled one: whatever it takes shows in what is left."""
+        left = self._wire.waiting()
+        self._looks = self._looks + 1 if left >= self._left else 0
+        self._left = left
+        if self._looks < CHECKS:
+            self._look_later()
+        else:
+            self._timer = None
+            self._stalled()
+
+
+class QueuedOutgoing:
+    """A queue of at most `limit` bytes, answers and notices aside, for one writer: `pump`."""
+
+    def __init__(self, limit: int, patience: float, drained: Callable[[], None], stalled: Callable[[], None]) -> None:
+        self._limit = limit
+        self._patience = patience
+        self._drained = drained
+        self._stalled = stalled
+        self._texts: deque[str] = deque()
+        self._sizes: deque[int] = deque()
         self._size = 0
-        self._ending: tuple[CloseCode, str] | None = None
+        self._ended = False
         self._filled = asyncio.Event()
-        self._room = asyncio.Event()
         self._empty = asyncio.Event()
-        self._room.set()
         self._empty.set()
 
     def put(self, frame: Frame) -> None:
-        if self._ending is not None:
+        if self._ended:
             return
-        self._frames.append(frame)
+        for text in frame.texts:
+            self._texts.append(text)
+            self._sizes.append(len(text) if text.isascii() else len(text.encode()))
         self._size += frame.size
         self._filled.set()
         self._empty.clear()
-        if self._size > self._limit:
-            self._room.clear()
 
     def offer(self, frame: Frame) -> bool:
-        """Put it if it fits."""
         if self._size + frame.size > self._limit:
             return False
         self.put(frame)
@@ -53,40 +184,46 @@ class Outgoing:
         """Bytes that wait."""
         return self._size
 
-    async def room(self) -> None:
-        """Wait until no more than `limit` bytes wait."""
-        await self._room.wait()
-
-    async def empty(self) -> None:
-        """Wait until nothing waits; what the reader's connection has taken over is no longer counted."""
+    async def clear(self) -> None:
         await self._empty.wait()
 
-    def end(self, code: CloseCode, reason: str, *, drop: bool = False) -> None:
-        """Nothing is taken any more; what waits is still sent, unless it is to `drop`. The first reason counts."""
-        if self._ending is None:
-            self._ending = code, reason
-            if drop:
-                self._frames.clear()
-                self._size = 0
-            self._filled.set()
+    def end(self, *, drop: bool = False) -> None:
+        self._ended = True
+        if drop:
+            self._texts.clear()
+            self._sizes.clear()
+            self._size = 0
+            self._empty.set()
 
-    @property
-    def ending(self) -> tuple[CloseCode, str] | None:
-        """Why it ends, once it does."""
-        return self._ending
-
-    async def take(self) -> str | None:
-        """The next frame's text; None when all is sent and the end has come."""
-        while not self._frames:
-            if self._ending is not None:
-                return None
+    async def take(self) -> str:
+        """The next text; to be followed by `sent`."""
+        while not self._texts:
             self._filled.clear()
             await self._filled.wait()
-        frame = self._frames.popleft()
-        self._size -= frame.size
-        if self._size <= self._limit:
-            self._room.set()
-        if not self._frames:
+        return self._texts[0]
+
+    def sent(self) -> None:
+        """What was taken last is the reader's."""
+        if self._texts:
+            self._texts.popleft()
+            self._size -= self._sizes.popleft()
+        if not self._texts:
             self._empty.set()
-            self._drained()
-        return frame.text
+            if not self._ended:
+                self._drained()
+
+    async def pump(self, send: Callable[[str], Awaitable[None]]) -> None:
+        """Send what comes, for ever; ConnectionError when the peer is gone."""
+        while True:
+            text = await self.take()
+            try:
+                async with asyncio.timeout(self._patience):
+                    await send(text)
+            except TimeoutError:
+                self._stalled()
+                return
+            self.sent()
+
+
+def _nothing() -> None:
+    """Nobody is to be told any more."""

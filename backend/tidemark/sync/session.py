@@ -1,18 +1,20 @@
 """One connection of the stream, from its first frame to its close code (SPEC 6).
 
-`tidemark_protocol.stream_server` decides; here it is done: tokens are checked, pushes settled, frames sent. A reader, a
-writer, a worker that reads the feed, and a timer run side by side; when one of them ends, the connection ends.
+`tidemark_protocol.stream_server` decides; here it is done: tokens are checked, pushes settled, rooms entered, frames
+sent. A connection that nothing happens on has one task, which waits for its next frame: what is sent to it is written
+by whoever has something to say, and pushes and reads of the feed have a task for as long as they take.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from typing import Final, Protocol, assert_never
+from typing import Any, Final, Protocol, assert_never
 
 import structlog
 
+from tidemark.meter import StreamKind
 from tidemark.settings import Settings
 from tidemark.store.base import Unavailable
 from tidemark_protocol.errors import RequestError
@@ -20,9 +22,12 @@ from tidemark_protocol.messages import ErrorFrame, Hello, Mutation, Pong, PushRe
 from tidemark_protocol.stream_server import (
     Answer,
     Authenticate,
+    Cast,
     Close,
     CloseCode,
     Effect,
+    EnterRoom,
+    LeaveRoom,
     Limits,
     Open,
     Pause,
@@ -30,6 +35,7 @@ from tidemark_protocol.stream_server import (
     Resume,
     Send,
     ServerStream,
+    ShowState,
     State,
 )
 
@@ -37,19 +43,28 @@ from .access import Principal
 from .follower import StreamFollower
 from .frames import encoded
 from .hub import Hub
-from .outgoing import Outgoing
+from .outgoing import DirectOutgoing, QueuedOutgoing, Wire
+from .rooms import Rooms
+from .streams import Ending, Streams
 
 FLUSH_WITHIN: Final = 3.0
 """Seconds that what waits may take to be sent once the connection is to close."""
 MAX_REASON: Final = 100
 """Characters; a close frame holds 123 bytes."""
-_GOING_AWAY: Final = "the server is going away, come back soon"
+_ENDED_BY_PEER: Final = 1006
 
 _log = structlog.get_logger(__name__)
 
 
 class Socket(Protocol):
-    """An accepted websocket."""
+    """An accepted connection."""
+
+    @property
+    def kind(self) -> StreamKind: ...
+
+    @property
+    def wire(self) -> Wire | None:
+        """The transport below a websocket, where the server shows it."""
 
     async def receive(self) -> str | bytes | None:
         """The next frame: text, or bytes if it was a binary one; None when the peer is gone."""
@@ -57,7 +72,8 @@ class Socket(Protocol):
     async def send(self, text: str) -> None:
         """Hand a text frame over; waits while the peer takes nothing. Raises ConnectionError when it is gone."""
 
-    async def close(self, code: int, reason: str) -> None: ...
+    async def close(self, code: int, reason: str) -> None:
+        """Close once the peer has taken what was sent. Raises ConnectionError when it is gone."""
 
 
 class StreamEngine(Protocol):
@@ -65,6 +81,8 @@ class StreamEngine(Protocol):
 
     settings: Settings
     hub: Hub
+    rooms: Rooms
+    streams: Streams
     node: str
 
     def clock(self, *readings: str) -> str: ...
@@ -78,6 +96,27 @@ class StreamEngine(Protocol):
 class Session:
     """One connection. `now` gives wall time in ms, `name` is drawn for it."""
 
+    __slots__ = (
+        "_authenticate",
+        "_client",
+        "_code",
+        "_engine",
+        "_follower",
+        "_name",
+        "_now",
+        "_opened",
+        "_outgoing",
+        "_over",
+        "_principal",
+        "_pushes",
+        "_reader",
+        "_side",
+        "_since",
+        "_socket",
+        "_stream",
+        "_timer",
+    )
+
     def __init__(
         self,
         engine: StreamEngine,
@@ -89,176 +128,232 @@ class Session:
     ) -> None:
         settings = engine.settings
         self._engine = engine
-        self._hub = engine.hub
         self._socket = socket
         self._name = name
         self._authenticate = authenticate
         self._now = now
-        self._heartbeat = settings.heartbeat / 1_000
-        limits = Limits(hello_timeout=settings.hello_timeout, max_mutations=settings.max_mutations)
-        self._stream = ServerStream(limits, now(), engine.check_schema)
-        self._outgoing = Outgoing(settings.stream_buffer, self._drained)
-        self._pushes: asyncio.Queue[Push] = asyncio.Queue(1)
-        self._unanswered = 0
+        self._since = now()
+        self._stream = ServerStream(_limits(settings), self._since, engine.check_schema)
+        self._outgoing = self._outgoing_of(socket, settings)
         self._principal: Principal | None = None
         self._client = ""
         self._follower: StreamFollower | None = None
-        self._opened = asyncio.Event()
-        self._answered = asyncio.Event()
-        self._answered.set()
-        self._timer_moved = asyncio.Event()
-        self._over = asyncio.Event()
+        self._opened = False
+        self._reader: asyncio.Task[Any] | None = None
+        self._side: set[asyncio.Task[None]] = set()
+        """What is done beside reading: a push, the close, the writer of a queue."""
+        self._pushes: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._code: int | None = None
+        """What it is closed with; None as long as it is not."""
+        self._over: asyncio.Future[None] | None = None
+
+    def _outgoing_of(self, socket: Socket, settings: Settings) -> DirectOutgoing | QueuedOutgoing:
+        limit, patience = settings.stream_buffer, settings.stall_timeout / 1_000
+        if socket.wire is None:
+            return QueuedOutgoing(limit, patience, self._drained, self._stalled)
+        return DirectOutgoing(socket.wire, limit, patience, self._drained, self._stalled)
 
     async def run(self) -> None:
         """Serve the connection until it ends, and close it."""
-        if self._hub.stopping:
-            await self._socket.close(CloseCode.RESTARTING, _GOING_AWAY)
+        refused = self._engine.streams.enter(self, self._socket.kind, self.end)
+        if refused is not None:
+            self._engine.streams.meter.stream_refused(self._socket.kind, refused.code)
+            with suppress(ConnectionError, TimeoutError):
+                async with asyncio.timeout(FLUSH_WITHIN):
+                    await self._socket.close(*refused)
             return
-        self._hub.enter(self, self.end)
-        parts = (self._read, self._write, self._push_in_turn, self._follow, self._keep_time)
-        tasks = [asyncio.create_task(part()) for part in parts]
+        self._reader = asyncio.current_task()
+        if isinstance(self._outgoing, QueuedOutgoing):
+            self._beside(self._outgoing.pump(self._socket.send))
+        self._keep_time()
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                await self._look_at(task.exception())
+            await self._read()
+        except asyncio.CancelledError:
+            if self._code is None or self._reader is None:
+                raise
+            self._reader.uncancel()  # the close is done: there is nothing to read any more
+        except Exception as error:  # noqa: BLE001  (the connection's end, not the service's)
+            await self._failed_reading(error)
         finally:
-            self._stream.closed()
-            if self._follower is not None:
-                self._follower.close()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            self._hub.leave(self)
-            self._answered.set()
-            self._over.set()
+            await self._leave()
+
+    async def _leave(self) -> None:
+        """Nothing is left behind."""
+        self._stream.closed()
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._follower is not None:
+            self._engine.rooms.depart(self._follower)
+            self._follower.close()
+        if isinstance(self._outgoing, DirectOutgoing):
+            self._outgoing.let_go()
+        self._reader = None
+        for task in self._side:
+            task.cancel()
+        await asyncio.gather(*self._side, return_exceptions=True)
+        streams, kind = self._engine.streams, self._socket.kind
+        streams.leave(self, kind, None if self._principal is None else self._principal.user)
+        closed = streams.meter.stream_closed if self._opened else streams.meter.stream_refused
+        closed(kind, self._code or _ENDED_BY_PEER)
+        if self._over is not None and not self._over.done():
+            self._over.set_result(None)
 
     async def end(self) -> None:
-        """The service stops: answer the push under way, then close and let the peer come back."""
-        self._stream.closed()
-        await self._answered.wait()
-        self._end(CloseCode.RESTARTING, _GOING_AWAY)
-        await self._over.wait()
+        """The service stops: answer the pushes under way, then close and let the peer come back."""
+        while self._pushes is not None:
+            await asyncio.wait([self._pushes])
+        self._end(self._engine.streams.going_away())
+        if self._reader is None:
+            return
+        if self._over is None:
+            self._over = asyncio.get_running_loop().create_future()
+        await asyncio.shield(self._over)
 
-    async def _look_at(self, error: BaseException | None) -> None:
-        """A part that failed for a reason nobody foresaw is logged, and ends the connection as a fault of ours."""
-        match error:
-            case None | ConnectionError():
-                pass
-            case TimeoutError():
-                _log.info("stream_stalled", session=self._name)
-            case _:
-                _log.error("stream_failed", session=self._name, exc_info=error)
-                with suppress(TimeoutError, ConnectionError):
-                    async with asyncio.timeout(FLUSH_WITHIN):
-                        await self._socket.close(CloseCode.INTERNAL, "something went wrong here")
-
-    # ── five parts ───────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _read(self) -> None:
-        """Take frames while there is room for answers; ends when the peer is gone."""
+        """Take frames while the peer takes the answers; ends when it is gone."""
         while True:
-            await self._outgoing.room()
+            await self._outgoing.clear()
             data = await self._socket.receive()
             if data is None:
                 return
-            await self._carry_out(self._stream.receive(data, self._now()))
+            if self._stream.state is State.WAITING:
+                async with self._engine.streams:
+                    await self._carry_out(self._stream.receive(data, self._now()))
+            else:
+                await self._carry_out(self._stream.receive(data, self._now()))
 
-    async def _write(self) -> None:
-        """Send what waits, then close; TimeoutError when the peer takes nothing for two heartbeats."""
-        while (text := await self._outgoing.take()) is not None:
-            async with asyncio.timeout(2 * self._heartbeat):
-                await self._socket.send(text)
-        code, reason = self._outgoing.ending or (CloseCode.GOING_AWAY, "")
-        await self._socket.close(code, reason)
+    def _keep_time(self) -> None:
+        """Tell the state machine what time it is when it matters."""
+        if self._timer is not None:
+            self._timer.cancel()
+        deadline = self._stream.deadline
+        if deadline is not None:
+            delay = max(0, deadline - self._now()) / 1_000
+            self._timer = asyncio.get_running_loop().call_later(delay, self._elapsed)
 
-    async def _push_in_turn(self) -> None:
-        """Settle one push after the other."""
-        while True:
-            push = await self._pushes.get()
-            self._send(await self._settled(push))
-            self._unanswered -= 1
-            if not self._unanswered:
-                self._answered.set()
-
-    async def _follow(self) -> None:
-        await self._opened.wait()
-        if self._follower is not None:
-            await self._follower.work()
-
-    async def _keep_time(self) -> None:
-        """Tell the state machine what time it is when it matters; ends when closing takes too long."""
-        while self._outgoing.ending is None:
-            deadline = self._stream.deadline
-            self._timer_moved.clear()
-            try:
-                async with asyncio.timeout(None if deadline is None else max(0, deadline - self._now()) / 1_000):
-                    await self._timer_moved.wait()
-            except TimeoutError:
-                await self._carry_out(self._stream.elapsed(self._now()))
-        await asyncio.sleep(FLUSH_WITHIN)
+    def _elapsed(self) -> None:
+        self._timer = None
+        for effect in self._stream.elapsed(self._now()):
+            if isinstance(effect, Close):
+                self._end(Ending(effect.code, effect.reason))
+        if self._code is None:
+            self._keep_time()
 
     # ── effects ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _carry_out(self, effects: list[Effect]) -> None:
+        deadline = self._stream.deadline
         for effect in effects:
             await self._do(effect)
-        self._timer_moved.set()
+        if self._stream.deadline != deadline:
+            self._keep_time()
 
     async def _do(self, effect: Effect) -> None:
         match effect:
             case Send(frame=frame):
                 self._send(frame)
             case Close(code=code, reason=reason):
-                self._end(code, reason)
+                self._end(Ending(code, reason))
             case Authenticate(token=token):
-                await self._carry_out(await self._identified(token))
+                await self._identify(token)
             case Open(hello=hello):
                 await self._open(hello)
             case Resume(scopes=scopes, watermark=marks):
                 await self._resume(scopes, marks)
             case Pause(scopes=scopes):
-                if self._follower is not None:
-                    self._follower.pause(scopes)
+                self._following.pause(scopes)
             case Push():
-                self._unanswered += 1
-                self._answered.clear()
-                await self._pushes.put(effect)
+                await self._begin_push(effect)
             case Answer(n=n):
-                latest = "" if self._follower is None else self._follower.latest
-                self._send(Pong(self._hub.frames.clock(latest), n))
+                self._send(Pong(self._engine.hub.frames.clock(self._following.latest), n))
+            case EnterRoom() | LeaveRoom() | ShowState() | Cast():
+                await self._in_room(effect)
             case _ as never:
                 assert_never(never)
 
-    async def _identified(self, token: str) -> list[Effect]:
-        """Ask whose token it is, and what the state machine makes of that."""
+    @property
+    def _following(self) -> StreamFollower:
+        if self._follower is None:
+            raise RuntimeError("frames are carried out once the stream is open")
+        return self._follower
+
+    async def _identify(self, token: str) -> None:
+        """Ask whose token it is, and do what the state machine makes of that."""
         try:
             principal = await self._authenticate(token)
         except RequestError as refused:
-            return self._stream.refused(refused.code, refused.detail)
+            await self._carry_out(self._stream.refused(refused.code, refused.detail))
+            return
         effects = self._stream.authenticated(principal.user, principal.expires, self._now())
         if self._stream.state is State.OPEN:
+            if self._principal is None:
+                full = self._engine.streams.claim(principal.user)
+                if full is not None:
+                    self._end(full)
+                    return
             self._principal = principal
-        return effects
+        await self._carry_out(effects)
 
     async def _open(self, hello: Hello) -> None:
         if self._principal is None:
             raise RuntimeError("a stream is opened by somebody")
-        self._client = hello.client
-        self._follower = StreamFollower(self._hub, self._principal, hello.schema, self._outgoing)
+        engine, self._client = self._engine, hello.client
+        follower = self._follower = StreamFollower(
+            engine.hub, engine.rooms, self._principal, self._name, hello.schema, self._outgoing, self._failed
+        )
         try:
-            await self._follower.open(self._name, hello, self._heartbeat)
+            await follower.open(hello, engine.settings.heartbeat / 1_000)
         except Unavailable:
-            self._end(CloseCode.RESTARTING, "the database is away, come back soon")
-        else:
-            self._opened.set()
+            self._end(engine.streams.going_away("the database is away"))
+            return
+        follower.begin()
+        self._opened = True
+        engine.streams.meter.stream_opened(self._socket.kind, (self._now() - self._since) / 1_000)
 
     async def _resume(self, scopes: list[str], marks: dict[str, str]) -> None:
-        if self._follower is None:
-            return
         try:
-            await self._follower.resume(scopes, marks)
+            await self._following.resume(scopes, marks)
         except Unavailable:
             self._send(ErrorFrame("unavailable", "the database is away; ask again"))
+
+    async def _in_room(self, effect: EnterRoom | LeaveRoom | ShowState | Cast) -> None:
+        rooms, guest, room = self._engine.rooms, self._following, effect.room
+        try:
+            match effect:
+                case EnterRoom(state=state):
+                    if not await guest.visit(room.partition("/")[0]):
+                        raise RequestError("forbidden", "no such room, or not for you")
+                    if self._stream.state is State.OPEN:
+                        rooms.join(guest, room, state)
+                case LeaveRoom():
+                    rooms.leave(guest, room)
+                case ShowState(state=state):
+                    rooms.show(guest, room, state)
+                case Cast(event=event, payload=payload):
+                    rooms.cast(guest, room, event, payload)
+        except RequestError as refused:
+            self._send(ErrorFrame(refused.code, refused.detail, room=room))
+        except Unavailable:
+            self._send(ErrorFrame("unavailable", "the database is away; ask again", room=room))
+        guest.tidy_visits()
+
+    # ── pushes ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _begin_push(self, push: Push) -> None:
+        """Settle it beside what else comes; the one after waits for its turn, and the frames behind it too."""
+        if self._pushes is not None:
+            await asyncio.wait([self._pushes])
+        if self._code is None:
+            self._pushes = self._beside(self._settle(push))
+
+    async def _settle(self, push: Push) -> None:
+        try:
+            self._send(await self._settled(push))
+        finally:
+            self._pushes = None
 
     async def _settled(self, push: Push) -> ServerFrame:
         """The answer to a push."""
@@ -272,15 +367,85 @@ class Session:
             return ErrorFrame("unavailable", str(away), push.id)
         return PushResult(push.id, response.results, response.clock)
 
+    # ── ending ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
     def _send(self, frame: ServerFrame) -> None:
         self._outgoing.put(encoded(frame))
 
-    def _end(self, code: CloseCode, reason: str) -> None:
+    def _end(self, ending: Ending) -> None:
+        """Take nothing in any more; send what waits, and close. The first reason counts."""
         self._stream.closed()
-        # To one who may not read any more nothing more is sent.
-        self._outgoing.end(code, reason[:MAX_REASON], drop=code is CloseCode.UNAUTHENTICATED)
-        self._timer_moved.set()
+        if self._code is None and self._reader is not None:
+            self._code = ending.code
+            # To one who may not read any more nothing more is sent.
+            self._outgoing.end(drop=ending.code is CloseCode.UNAUTHENTICATED)
+            self._beside(self._close(ending))
+
+    async def _close(self, ending: Ending) -> None:
+        """Close when all is sent, or cut the connection if that takes too long; then nobody reads any more."""
+        try:
+            async with asyncio.timeout(FLUSH_WITHIN):
+                if isinstance(self._outgoing, QueuedOutgoing):
+                    await self._outgoing.clear()
+                await self._socket.close(ending.code, ending.reason[:MAX_REASON])
+        except (TimeoutError, ConnectionError):
+            self._cut()
+        if self._reader is not None:
+            self._reader.cancel()
+
+    def _cut(self) -> None:
+        if self._socket.wire is not None:
+            self._socket.wire.abort()
 
     def _drained(self) -> None:
         if self._follower is not None:
             self._follower.drained()
+
+    def _stalled(self) -> None:
+        """The peer has taken nothing for too long: it is cut off."""
+        _log.info("stream_stalled", session=self._name)
+        if self._reader is not None:
+            self._code = self._code or CloseCode.GOING_AWAY
+            self._cut()
+            self._reader.cancel()
+
+    async def _failed_reading(self, error: Exception) -> None:
+        if isinstance(error, ConnectionError):
+            return
+        self._failed(error)
+        await asyncio.gather(*self._side, return_exceptions=True)
+
+    def _failed(self, error: BaseException) -> None:
+        """What nobody foresaw is logged, and ends the connection as a fault of ours."""
+        _log.error("stream_failed", session=self._name, exc_info=error)
+        self._end(Ending(CloseCode.INTERNAL, "something went wrong here"))
+
+    def _beside(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._side.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._side.discard(task)
+        error = None if task.cancelled() else task.exception()
+        match error:
+            case None:
+                pass
+            case ConnectionError():
+                if self._reader is not None:
+                    self._code = self._code or _ENDED_BY_PEER
+                    self._reader.cancel()
+            case _:
+                self._failed(error)
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        hello_timeout=settings.hello_timeout,
+        max_frame=settings.max_frame,
+        max_mutations=settings.max_mutations,
+        max_state=settings.max_state,
+        max_payload=settings.max_payload,
+        frames_per_second=settings.frame_rate,
+    )

@@ -71,6 +71,9 @@ def _hello(body: bytes, token: str) -> messages.Hello:
 class EventSocket:
     """One answer, as a session sees it: a peer that says hello and nothing more."""
 
+    kind: Final = "events"
+    wire: Final = None
+
     def __init__(self, call: Call, send: Send, hello: messages.Hello) -> None:
         self._call = call
         self._send = send

@@ -6,17 +6,18 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from itertools import count
-from typing import Any
+from typing import Any, Final
 
 from litestar import WebSocket
 from litestar.exceptions import WebSocketDisconnect
-from litestar.handlers import WebsocketRouteHandler, websocket
 
 from tidemark.sync.access import Principal
+from tidemark.sync.outgoing import Wire
 from tidemark.sync.session import Session, StreamEngine
 from tidemark_protocol import clock
 from tidemark_protocol.stream_server import SUBPROTOCOL, CloseCode
 
+from .direct import EXTENSION
 from .origins import allowed_origin
 from .problems import problem
 
@@ -26,16 +27,15 @@ _FIRST_WORD = 1.0
 
 
 def stream_handler(
-    engine: StreamEngine, authenticate: Callable[[str], Awaitable[Principal]], *, path: str = "/sync/stream"
-) -> WebsocketRouteHandler:
-    """The route. `authenticate` gives whom a token names, or raises RequestError."""
+    engine: StreamEngine, authenticate: Callable[[str], Awaitable[Principal]]
+) -> Callable[[Socket], Awaitable[None]]:
+    """What serves a websocket. `authenticate` gives whom a token names, or raises RequestError."""
     numbers = count(1)
 
     def now() -> int:
         return clock.millis_of(engine.clock(""))
 
-    @websocket(path)
-    async def stream(socket: WebSocket[Any, Any, Any]) -> None:
+    async def stream(socket: Socket) -> None:
         if SUBPROTOCOL not in socket.scope["subprotocols"]:
             await _refuse(socket)
             return
@@ -60,8 +60,12 @@ def stream_handler(
 class Frames:
     """An accepted websocket, as a session sees it."""
 
+    kind: Final = "websocket"
+
     def __init__(self, socket: Socket) -> None:
         self._socket = socket
+        extensions: dict[str, Any] = socket.scope.get("extensions") or {}
+        self.wire: Wire | None = extensions.get(EXTENSION)
 
     async def receive(self) -> str | bytes | None:
         try:

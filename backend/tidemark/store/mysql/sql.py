@@ -139,6 +139,7 @@ def _parameters(kind: str, values: Sequence[Any]) -> Iterator[Any]:
 
 _FIRST: Final = "FORCE INDEX (PRIMARY)"
 LOCK: Final = f"SELECT {sql.STATE} FROM sync_scope {_FIRST} WHERE scope IN %s ORDER BY scope FOR UPDATE SKIP LOCKED"
+MEMBERSHIPS: Final = 'SELECT "user", scope, role FROM sync_member WHERE "user" IN %s'
 STATES: Final = f"SELECT {sql.STATE} FROM sync_scope WHERE scope IN %s"
 CREATE: Final = "INSERT INTO sync_scope (scope) VALUES (%s)"
 SCOPE: Final = f"UPDATE sync_scope SET {', '.join(f'{name} = %s' for name in sql.STATE_COLUMNS[1:])} WHERE scope = %s"

@@ -104,8 +104,8 @@ class MysqlStore:
 
         return await self._write(work)
 
-    async def memberships(self, user: str) -> dict[str, str]:
-        return dict(await self._fetch('SELECT scope, role FROM sync_member WHERE "user" = %s', user))
+    async def memberships(self, users: Collection[str]) -> dict[str, dict[str, str]]:
+        return sql.by_user(await self._fetch(statements.MEMBERSHIPS, tuple(users)) if users else [])
 
     async def members(self, scope: str) -> dict[str, str]:
         return dict(await self._fetch('SELECT "user", role FROM sync_member WHERE scope = %s', scope))

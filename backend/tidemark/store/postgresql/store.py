@@ -117,8 +117,9 @@ class PostgresStore:
                 raise transaction.failure
             return result
 
-    async def memberships(self, user: str) -> dict[str, str]:
-        return dict(await self._fetch('SELECT scope, role FROM sync_member WHERE "user" = $1', user))
+    async def memberships(self, users: Collection[str]) -> dict[str, dict[str, str]]:
+        wanted = 'SELECT "user", scope, role FROM sync_member WHERE "user" = ANY($1::text[])'
+        return sql.by_user(await self._fetch(wanted, list(users)))
 
     async def members(self, scope: str) -> dict[str, str]:
         return dict(await self._fetch('SELECT "user", role FROM sync_member WHERE scope = $1', scope))

@@ -68,6 +68,7 @@ NAMING: Final = """EXISTS (
     SELECT 1 FROM json_each('[' || replace(trim(rows), ' ', ',') || ']') AS named
     WHERE named.value IN (SELECT value FROM json_each({})))"""
 STATE: Final = f"SELECT {sql.STATE} FROM sync_scope WHERE scope = ?"
+MEMBERSHIPS: Final = f'SELECT "user", scope, role FROM sync_member WHERE "user" {AMONG.format("?")}'
 STATES: Final = f"SELECT {sql.STATE} FROM sync_scope WHERE scope {AMONG.format('?')}"
 CREATE: Final = "INSERT INTO sync_scope (scope) VALUES (?) ON CONFLICT DO NOTHING"
 SCOPE: Final = f"UPDATE sync_scope SET {', '.join(f'{name} = ?' for name in sql.STATE_COLUMNS[1:])} WHERE scope = ?"

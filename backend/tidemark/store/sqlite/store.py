@@ -115,8 +115,8 @@ class SqliteStore:
 
         return await self._write(work)
 
-    async def memberships(self, user: str) -> dict[str, str]:
-        return dict(await self._fetch('SELECT scope, role FROM sync_member WHERE "user" = ?', user))
+    async def memberships(self, users: Collection[str]) -> dict[str, dict[str, str]]:
+        return sql.by_user(await self._fetch(statements.MEMBERSHIPS, array(users)))
 
     async def members(self, scope: str) -> dict[str, str]:
         return dict(await self._fetch('SELECT "user", role FROM sync_member WHERE scope = ?', scope))
