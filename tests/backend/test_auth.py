@@ -119,7 +119,7 @@ async def test_only_the_role_admin_is_an_operator(authenticator: Authenticator, 
 async def test_claims_that_do_not_hold_are_refused(
     authenticator: Authenticator, claims: dict[str, Any], code: str
 ) -> None:
-    """Expiry and subject are required and of their type; there is no leeway (I44)."""
+    """Expiry and subject are required and of their type; there is no leeway (I48)."""
     assert await refused(authenticator.authenticate(signed(**claims))) == code
 
 
@@ -167,7 +167,7 @@ async def test_claims_that_are_not_asked_for_are_ignored(authenticator: Authenti
     ],
 )
 async def test_what_is_no_token_of_ours_is_refused(authenticator: Authenticator, token: str) -> None:
-    """Broken, foreign, unsigned, or signed by an algorithm that is not configured (I44)."""
+    """Broken, foreign, unsigned, or signed by an algorithm that is not configured (I48)."""
     assert await refused(authenticator.authenticate(token)) == "unauthenticated"
 
 
@@ -238,7 +238,7 @@ async def test_public_keys_check_their_signatures(algorithm: str, form: str, tim
 
 
 async def test_a_public_key_is_no_shared_secret(time: Time) -> None:
-    """A token signed by HMAC with the public key's text is refused: the token does not choose the algorithm (I44)."""
+    """A token signed by HMAC with the public key's text is refused: the token does not choose the algorithm (I48)."""
     pem = public_pem(RSA)
     authenticator = Authenticator(OneKey(read_public_key(pem, ALGORITHMS)), time)
     header = {"alg": "HS256", "typ": "JWT"}

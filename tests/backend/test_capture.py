@@ -53,7 +53,7 @@ def _next_millisecond(world: SqlWorld) -> None:
 
 
 async def test_inserts_updates_and_deletes_in_sql_reach_replicas(world: SqlWorld, ada: Device) -> None:
-    """A row inserted in SQL arrives in its canonical form, changes column by column, and goes (I49)."""
+    """A row inserted in SQL arrives in its canonical form, changes column by column, and goes (I53)."""
     await world.sql(
         "INSERT INTO orders (order_key, tenant_id, total, day, seen, urgent) "
         "VALUES ('a', '7', 5, '2026-02-03', '2026-02-03 04:05:06.5', true), ('b', '7', 1, NULL, NULL, false)",
@@ -80,7 +80,7 @@ async def test_inserts_updates_and_deletes_in_sql_reach_replicas(world: SqlWorld
 
 
 async def test_the_journal_tells_who_wrote_in_sql(world: SqlWorld, ada: Device) -> None:
-    """An outside write is an event with `by` sql, the database's user, what it set and what it overwrote (I49)."""
+    """An outside write is an event with `by` sql, the database's user, what it set and what it overwrote (I53)."""
     await world.sql("INSERT INTO tags VALUES ('7', 'new', 'red')")
     await world.drain()
     await world.sql("UPDATE tags SET color = 'blue'")
@@ -92,7 +92,7 @@ async def test_the_journal_tells_who_wrote_in_sql(world: SqlWorld, ada: Device) 
 
 
 async def test_key_and_scope_changes_move_a_row(world: SqlWorld, ada: Device) -> None:
-    """A changed key or scope column is a delete in the old place and a put in the new one (I49)."""
+    """A changed key or scope column is a delete in the old place and a put in the new one (I53)."""
     await world.sql("INSERT INTO orders (order_key, tenant_id, total) VALUES ('a', '7', 5)")
     await world.sql("INSERT INTO tags VALUES ('7', 'new', 'red')")
     await world.drain()
@@ -108,7 +108,7 @@ async def test_key_and_scope_changes_move_a_row(world: SqlWorld, ada: Device) ->
 
 
 async def test_a_pushed_write_builds_on_what_sql_did_meanwhile(world: SqlWorld, ada: Device) -> None:
-    """A mutation of a row that SQL has changed, not drained yet, keeps the other columns' new values (I50)."""
+    """A mutation of a row that SQL has changed, not drained yet, keeps the other columns' new values (I54)."""
     await ada.apply(ada.put("orders", "a", scope=W, fields={"total": 1}))
     await world.sql("UPDATE orders SET status = 'closed', note = 'theirs' WHERE order_key = 'a'")
     await ada.apply(ada.patch("orders", "a", {"total": 2}, scope=W))
@@ -118,7 +118,7 @@ async def test_a_pushed_write_builds_on_what_sql_did_meanwhile(world: SqlWorld, 
 
 
 async def test_the_time_of_capture_is_the_clock_of_what_sql_wrote(world: SqlWorld, ada: Device) -> None:
-    """An edit made offline before a write in SQL loses to it, one made after wins, whenever they arrive (I49)."""
+    """An edit made offline before a write in SQL loses to it, one made after wins, whenever they arrive (I53)."""
     await ada.apply(ada.put("orders", "a", scope=W, fields={}))
     early = ada.patch("orders", "a", {"total": 1, "status": "closed"}, scope=W)
     _next_millisecond(world)
@@ -134,7 +134,7 @@ async def test_the_time_of_capture_is_the_clock_of_what_sql_wrote(world: SqlWorl
 
 
 async def test_owners_triggers_have_the_last_word(world: SqlWorld, ada: Device) -> None:
-    """What an owner's BEFORE trigger makes of a value, written by SQL or by a client, is what replicas get (I49)."""
+    """What an owner's BEFORE trigger makes of a value, written by SQL or by a client, is what replicas get (I53)."""
     if world.program.dialect == "sqlite":
         await world.sql(
             "CREATE TRIGGER lower_tags AFTER INSERT ON tags BEGIN "
@@ -157,7 +157,7 @@ async def test_owners_triggers_have_the_last_word(world: SqlWorld, ada: Device) 
 
 
 async def test_a_trigger_that_writes_another_captured_table_is_seen(world: SqlWorld, ada: Device) -> None:
-    """An owner's trigger that keeps an order's total reaches replicas, whoever wrote the line (I49)."""
+    """An owner's trigger that keeps an order's total reaches replicas, whoever wrote the line (I53)."""
     body = "UPDATE orders SET total = total + NEW.price WHERE order_key = NEW.parent"
     if world.program.dialect == "postgresql":
         await world.sql(
@@ -177,7 +177,7 @@ async def test_a_trigger_that_writes_another_captured_table_is_seen(world: SqlWo
 
 
 async def test_upserts_are_seen(world: SqlWorld, ada: Device) -> None:
-    """INSERT … ON CONFLICT, and its kin, report the rows they make and those they change (I49)."""
+    """INSERT … ON CONFLICT, and its kin, report the rows they make and those they change (I53)."""
     await world.sql("INSERT INTO tags VALUES ('7', 'old', 'red')")
     await world.drain()
     values = "INSERT INTO tags VALUES ('7', 'old', 'blue'), ('7', 'new', 'green')"
@@ -191,7 +191,7 @@ async def test_upserts_are_seen(world: SqlWorld, ada: Device) -> None:
 
 
 async def test_copy_and_truncate_are_seen(postgresql_world: SqlWorld) -> None:
-    """A bulk COPY arrives whole, TRUNCATE takes every row from every scope (I49)."""
+    """A bulk COPY arrives whole, TRUNCATE takes every row from every scope (I53)."""
     world, ada = postgresql_world, postgresql_world.device()
     records = [(f"o{n}", str(7 + n % 2), n) for n in range(5_000)]
     await world.program.postgresql.copy_records_to_table(
@@ -206,7 +206,7 @@ async def test_copy_and_truncate_are_seen(postgresql_world: SqlWorld) -> None:
 
 
 async def test_an_open_transaction_holds_up_the_rows_it_holds_alone(held_world: SqlWorld) -> None:
-    """While SQL holds a row, only mutations of that row wait; once it commits, nothing of it is skipped (I50)."""
+    """While SQL holds a row, only mutations of that row wait; once it commits, nothing of it is skipped (I54)."""
     world, ada = held_world, held_world.device()
     await ada.apply(ada.put("orders", "a", scope=W, fields={}), ada.put("orders", "b", scope=W, fields={}))
     await world.program.begin()
@@ -234,7 +234,7 @@ async def test_an_open_transaction_holds_up_the_rows_it_holds_alone(held_world: 
 
 async def test_a_row_that_cannot_be_stops_nothing(world: SqlWorld, ada: Device) -> None:
     """A key, scope or value outside the declaration keeps its row out of the feed, and the journal says why; in its
-    table it stays (I51).
+    table it stays (I55).
     """
     await world.sql(
         "INSERT INTO orders (order_key, tenant_id) VALUES ('sp ace', '7'), ('good', '7'), ('none', '')",
@@ -259,7 +259,7 @@ async def test_a_row_that_cannot_be_stops_nothing(world: SqlWorld, ada: Device) 
 
 
 async def test_a_key_that_sql_put_into_another_scope_is_taken(world: SqlWorld, ada: Device) -> None:
-    """A put of a key that a table holds in another scope is `row_taken`, drained or not, and changes nothing (I50)."""
+    """A put of a key that a table holds in another scope is `row_taken`, drained or not, and changes nothing (I54)."""
     await world.sql("INSERT INTO orders (order_key, tenant_id, total) VALUES ('a', '8', 5)")
     assert fates(await ada.push(ada.put("orders", "a", scope=W, fields={}))) == ["row_taken"]
     await world.drain()
@@ -268,7 +268,7 @@ async def test_a_key_that_sql_put_into_another_scope_is_taken(world: SqlWorld, a
 
 
 async def test_what_refers_to_a_row_deleted_in_sql_follows(world: SqlWorld, ada: Device) -> None:
-    """`set_null` is carried out for a parent deleted in SQL, in the table too, as writes of the server (I49)."""
+    """`set_null` is carried out for a parent deleted in SQL, in the table too, as writes of the server (I53)."""
     await world.sql(
         "INSERT INTO customers VALUES (1, '7', 'Bo', 0, NULL)",
         "INSERT INTO orders (order_key, tenant_id, customer_key) VALUES ('a', '7', 1), ('b', '7', 1)",
@@ -310,7 +310,7 @@ async def test_own_writes_are_no_differences(world: SqlWorld, ada: Device) -> No
 
 
 async def test_processes_that_drain_at_once_take_each_change_once(postgresql_world: SqlWorld) -> None:
-    """Two processes on one inbox: every row arrives, no version is given twice for one write (I49)."""
+    """Two processes on one inbox: every row arrives, no version is given twice for one write (I53)."""
     world = postgresql_world
     other = world.process(DECLARATION)
     await world.sql("INSERT INTO orders (order_key, tenant_id) SELECT 'o' || n, '7' FROM generate_series(1, 3000) AS n")

@@ -35,7 +35,7 @@ def ada(world: SqlWorld) -> Device:
 
 
 async def test_a_key_with_a_unit_separator_is_nobody_elses(world: SqlWorld, ada: Device) -> None:
-    """A key of SQL that holds the separator of identities names no row of the feed, and takes none away (I51)."""
+    """A key of SQL that holds the separator of identities names no row of the feed, and takes none away (I55)."""
     await ada.apply(ada.put("orders", "a:b", scope=W, fields={"total": 1}))
     separated = {"postgresql": "'a' || chr(31) || 'b'", "sqlite": "'a' || char(31) || 'b'"}
     key = separated.get(world.program.dialect, "CONCAT('a', CHAR(31), 'b')")
@@ -52,7 +52,7 @@ async def test_a_key_with_a_unit_separator_is_nobody_elses(world: SqlWorld, ada:
 
 
 async def test_a_row_inserted_between_the_look_and_the_write_is_not_overwritten(held_world: SqlWorld) -> None:
-    """A new row that SQL has committed since its table was looked at makes the transaction begin again (I50)."""
+    """A new row that SQL has committed since its table was looked at makes the transaction begin again (I54)."""
     world = held_world
 
     async def body(transaction: Transaction) -> None:
@@ -70,7 +70,7 @@ async def test_a_row_inserted_between_the_look_and_the_write_is_not_overwritten(
 
 
 async def test_the_latest_write_of_a_row_gives_the_time_though_much_waits(world: SqlWorld, ada: Device) -> None:
-    """An edit made before the last of a row's writes in SQL loses, wherever the entries of it stand (I49)."""
+    """An edit made before the last of a row's writes in SQL loses, wherever the entries of it stand (I53)."""
     await ada.apply(ada.put("orders", "a", scope=W, fields={}))
     await world.drain()
     await world.sql("UPDATE orders SET total = 1 WHERE order_key = 'a'")
@@ -91,7 +91,7 @@ async def test_the_latest_write_of_a_row_gives_the_time_though_much_waits(world:
 
 
 async def test_a_table_held_whole_holds_up_no_other(held_world: SqlWorld) -> None:
-    """While SQL has emptied a table and not committed, rows of other tables come and go as ever (I50)."""
+    """While SQL has emptied a table and not committed, rows of other tables come and go as ever (I54)."""
     world, ada = held_world, held_world.device()
     await ada.apply(ada.put("tags", "x", scope=W, fields={}), ada.put("orders", "a", scope=W, fields={}))
     await world.drain()
@@ -122,7 +122,7 @@ async def test_a_table_held_whole_holds_up_no_other(held_world: SqlWorld) -> Non
 
 
 async def test_a_column_that_its_owner_has_dropped_stops_one_table(world: SqlWorld, ada: Device) -> None:
-    """Rows of a table that does not fit any more wait, those of others do not; once it fits again, they come (I51)."""
+    """Rows of a table that does not fit any more wait, those of others do not; once it fits again, they come (I55)."""
     await world.sql("INSERT INTO tags VALUES ('7', 'x', 'red')")
     await world.drain()
     await world.sql("ALTER TABLE tags RENAME COLUMN color TO colour", "INSERT INTO tags VALUES ('7', 'y', 'blue')")
@@ -144,7 +144,7 @@ async def test_a_column_that_its_owner_has_dropped_stops_one_table(world: SqlWor
 
 
 async def test_a_row_is_unfit_and_fit_by_turns(world: SqlWorld, ada: Device) -> None:
-    """A row comes and goes as it can be represented, whoever writes it between (I51)."""
+    """A row comes and goes as it can be represented, whoever writes it between (I55)."""
     await world.sql("INSERT INTO orders (order_key, tenant_id, status) VALUES ('a', '7', 'odd')")
     for status, seen in (("open", True), ("odd", False), ("closed", True), ("odd", False)):
         await world.sql(f"UPDATE orders SET status = '{status}'")
@@ -158,7 +158,7 @@ async def test_a_row_is_unfit_and_fit_by_turns(world: SqlWorld, ada: Device) -> 
 
 @pytest.mark.parametrize("hours", [-1, 1, -24 * 400])
 async def test_a_databases_clock_that_is_wrong(world: SqlWorld, ada: Device, hours: int) -> None:
-    """Entries with a time far ahead or behind are taken, and clients go on writing the rows (I49)."""
+    """Entries with a time far ahead or behind are taken, and clients go on writing the rows (I53)."""
     off = hours * 3_600_000
     await ada.apply(ada.put("orders", "a", scope=W, fields={}))
     await world.sql("UPDATE orders SET total = 1", "INSERT INTO orders (order_key, tenant_id) VALUES ('b', '7')")
@@ -178,7 +178,7 @@ async def test_a_databases_clock_that_is_wrong(world: SqlWorld, ada: Device, hou
 
 
 async def test_a_table_emptied_and_filled_again_in_one_transaction(held_world: SqlWorld) -> None:
-    """What is there in the end is all that is seen of it (I49)."""
+    """What is there in the end is all that is seen of it (I53)."""
     world, ada = held_world, held_world.device()
     await world.sql("INSERT INTO tags VALUES ('7', 'a', 'red'), ('7', 'b', 'red')")
     await world.drain()
@@ -193,7 +193,7 @@ async def test_a_table_emptied_and_filled_again_in_one_transaction(held_world: S
 
 
 async def test_new_rows_do_not_wait_behind_those_that_are_held_up(postgresql_url: str) -> None:
-    """More rows put off than a page holds are passed by, and taken once nobody holds what follows from them (I50)."""
+    """More rows put off than a page holds are passed by, and taken once nobody holds what follows from them (I54)."""
     async with adopted(postgresql_url) as world, Program(postgresql_url) as holder:
         ada = world.device()
         numbers = "generate_series(1, 1200) AS n"
@@ -223,7 +223,7 @@ async def test_new_rows_do_not_wait_behind_those_that_are_held_up(postgresql_url
 
 
 async def test_a_new_row_does_not_wait_behind_a_great_many(world: SqlWorld, ada: Device) -> None:
-    """Beside what waits longest, what was written last is taken at once (I49)."""
+    """Beside what waits longest, what was written last is taken at once (I53)."""
     await world.store.report([Identity("orders", f"many-{number}") for number in range(3_000)], world.time)
     await world.sql("INSERT INTO orders (order_key, tenant_id) VALUES ('new', '7')")
     await world.engine.drain.step()

@@ -59,7 +59,7 @@ def fault(prepared: Prepared) -> tuple[str, str | None]:
 
 
 def test_a_put_is_read_as_its_number_declares_it() -> None:
-    """Names, paths and texts are followed to the present, fields added since take their default (I47)."""
+    """Names, paths and texts are followed to the present, fields added since take their default (I51)."""
     for number, fields in (
         (2, {"name": "n", "status": "open", "flag": 1, "tags": {"a": 1}}),
         (3, {"label": "n", "state": "todo", "tags": {"a": 1}}),
@@ -91,7 +91,7 @@ def test_a_required_field_added_since_is_missing() -> None:
     ],
 )
 def test_faults_are_told_in_the_author_s_words(fields: dict[str, Any], expected: tuple[str, str]) -> None:
-    """Code by code the field is named as it was sent, in the message too (I47)."""
+    """Code by code the field is named as it was sent, in the message too (I51)."""
     prepared = prepare(2, "put", fields)
     assert fault(prepared) == expected
     assert prepared.fault is not None
@@ -99,7 +99,7 @@ def test_faults_are_told_in_the_author_s_words(fields: dict[str, Any], expected:
 
 
 def test_keys_of_a_renamed_map_are_paths_of_it() -> None:
-    """A patch sets and removes keys of a map under its new name, and its faults are of the old one (I47)."""
+    """A patch sets and removes keys of a map under its new name, and its faults are of the old one (I51)."""
     write = prepare(4, "patch", {"tags/a~1b": None, "tags/c": 1}).write
     assert write is not None
     assert write.values == {"labels/a~1b": None, "labels/c": 1}
@@ -144,7 +144,7 @@ EARLIER = parse(
 def test_content_is_known_under_every_number(
     first: tuple[int, dict[str, Any]], again: tuple[int, dict[str, Any]], risen: bool
 ) -> None:
-    """The same mutation under another number, or before the service rose, is the same content; another is not (I47)."""
+    """The same mutation under another number, or before the service rose, is the same content; another is not (I51)."""
     before = Preparer(EARLIER if risen and first[0] <= 3 else DECLARATION, 4_096)
     recorded = prepare(first[0], "put", first[1], before).content
     number, fields = again
@@ -191,7 +191,7 @@ def test_older_writes_have_the_effect_of_their_converted_form(
     writes: list[tuple[str, int, dict[str, Any], int]], reader: int
 ) -> None:
     """A history written under an old number, and the same converted and written under the present one, get the same
-    verdicts and leave the same rows, which readers of every number find in their shape (I47, I48).
+    verdicts and leave the same rows, which readers of every number find in their shape (I51, I52).
     """
     translation = Conversions(DECLARATION).translation("tasks", 2)
     assert translation is not None
@@ -218,7 +218,7 @@ def test_older_writes_have_the_effect_of_their_converted_form(
 
 
 async def test_what_the_rows_refuse_is_told_in_the_author_s_words() -> None:
-    """References and uniqueness name fields as they were sent too, whole groups of them (I47)."""
+    """References and uniqueness name fields as they were sent too, whole groups of them (I51)."""
     async with running(World(declaration=DECLARATION)) as world:
         taken = task(world, "put", 1, name="n")
         assert fates(await sent(world, taken)) == ["applied"]
@@ -233,7 +233,7 @@ async def test_what_the_rows_refuse_is_told_in_the_author_s_words() -> None:
 
 
 async def test_what_was_lost_is_told_and_kept_as_it_was_sent() -> None:
-    """`superseded_fields`, `values` and `won` are the author's; `set` and `overwrote` are the row's (I42, I47)."""
+    """`superseded_fields`, `values` and `won` are the author's; `set` and `overwrote` are the row's (I46, I51)."""
     async with running(World(declaration=DECLARATION)) as world:
         first = task(world, "put", 1, name="n", flag=True)
         early = task(world, "patch", 1, name="lost", status="closed", flag=1, **{"tags/a": 1})
@@ -263,7 +263,7 @@ async def test_a_group_of_removed_fields_holds_nobody_back() -> None:
 
 
 async def test_a_number_below_the_oldest_keeps_its_first_verdict() -> None:
-    """A mutation applied before its number went is told so again, though its number is not served (I23, I47)."""
+    """A mutation applied before its number went is told so again, though its number is not served (I23, I51)."""
     async with running(World(declaration=DECLARATION)) as world:
         first = task(world, "put", 1, name="n")
         (before,) = await sent(world, first)

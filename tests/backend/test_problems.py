@@ -57,13 +57,13 @@ def check(answer: Answer, code: str) -> None:
 
 
 def test_every_code_has_a_title() -> None:
-    """Titles and codes are the same set (I43)."""
+    """Titles and codes are the same set (I47)."""
     assert TITLES.keys() == REQUEST_CODES.keys()
 
 
 @pytest.mark.parametrize("code", REQUEST_CODES)
 def test_every_code_is_a_problem(code: str) -> None:
-    """Each code answers in the one shape, with its status (I43)."""
+    """Each code answers in the one shape, with its status (I47)."""
     check(problem_of(RequestError(code, "why")), code)
 
 
@@ -92,7 +92,7 @@ def test_waiting_is_said_in_whole_seconds(given: float | None, written: bytes) -
     ],
 )
 def test_every_error_becomes_a_problem(error: Exception, code: str) -> None:
-    """Errors of ours, of the framework and unforeseen ones; of the latter nothing gets out (I43)."""
+    """Errors of ours, of the framework and unforeseen ones; of the latter nothing gets out (I47)."""
     answer = problem_of(error)
     check(answer, code)
     for word in (b"secret", b"10.0.0.1", b"passwd"):

@@ -362,7 +362,7 @@ async def test_an_old_delete_of_nothing_is_superseded_by_nobody(world: World) ->
 
 
 async def test_every_mutation_has_one_event(world: World) -> None:
-    """The journal holds each mutation's fate, with what it overwrote, what it carried and what won (I42)."""
+    """The journal holds each mutation's fate, with what it overwrote, what it carried and what won (I46)."""
     ada = world.device()
     early = ada.at(-5_000)
     await ada.push(

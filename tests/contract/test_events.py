@@ -24,7 +24,7 @@ def fates(events: list[Json]) -> list[str]:
 
 
 def test_every_fate_is_told(device: Device) -> None:
-    """What was applied, superseded and rejected of a row stands in the journal, oldest first if asked (I42)."""
+    """What was applied, superseded and rejected of a row stands in the journal, oldest first if asked (I46)."""
     put = device.put("notes", title="one", at=reading(wall() - 9_000))
     for mutation in (
         put,
@@ -58,7 +58,7 @@ def test_an_event_says_who_and_where(device: Device) -> None:
 
 @pytest.mark.parametrize("loss", ["patch", "put", "delete", "map key", "superseded", "rejected"])
 def test_nothing_is_silently_lost(device: Device, loss: str) -> None:
-    """A value overwritten, superseded or rejected is found in the journal (I42)."""
+    """A value overwritten, superseded or rejected is found in the journal (I46)."""
     precious = fresh("precious")
     put = device.put("notes", title="t", at=reading(wall() - 20_000))
     row = put["row"]

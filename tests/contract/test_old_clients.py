@@ -159,14 +159,14 @@ def world(launch: Launcher, tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 def test_the_upgrade_resets_nobody_who_stays(world: World) -> None:
-    """A replica of the old number goes on from its watermark; the same is a reset for an upgraded app (I30, I48)."""
+    """A replica of the old number goes on from its watermark; the same is a reset for an upgraded app (I30, I52)."""
     assert world.client.pull(world.marks)["scopes"] == []
     assert {run["reset"] for run in world.client.upgraded().pull(world.marks)["scopes"]} == {True}
 
 
 def test_the_outbox_of_an_old_client_is_taken_after_the_upgrade(world: World) -> None:
     """What was written offline under the old number is converted: names, paths, texts; removed fields are lost alone
-    (I47).
+    (I51).
     """
     client, scope = world.client, world.scope
     assert client.upgraded().task(scope, world.row) == {
@@ -189,7 +189,7 @@ def test_the_outbox_of_an_old_client_is_taken_after_the_upgrade(world: World) ->
 
 
 def test_verdicts_from_before_the_upgrade_stand(world: World) -> None:
-    """A mutation answered before the upgrade is told the same after it, under its old number (I47)."""
+    """A mutation answered before the upgrade is told the same after it, under its old number (I51)."""
     for mutation, before in world.answered:
         (after,) = world.client.push(mutation)
         assert after["status"] in (before["status"], "superseded")
@@ -197,7 +197,7 @@ def test_verdicts_from_before_the_upgrade_stand(world: World) -> None:
 
 
 def test_verdicts_stand_when_rights_are_gone(world: World) -> None:
-    """A mutation about to be refused is known again, sent as before or converted by an upgraded client (I47)."""
+    """A mutation about to be refused is known again, sent as before or converted by an upgraded client (I51)."""
     old, _ = world.both()
     scope = world.workspace(old)
     first = put(old, scope, status="shut")
@@ -215,7 +215,7 @@ def test_verdicts_stand_when_rights_are_gone(world: World) -> None:
 
 
 def test_an_upgraded_client_sends_the_same_again(world: World) -> None:
-    """Sent under the old number, and again in the new shape with the same reading, a mutation has effect once (I47)."""
+    """Sent under the old number, and again in the new shape with the same reading, a mutation has effect once (I51)."""
     old, _ = world.both()
     scope = world.workspace(old)
     first = put(old, scope, status="open", tags={"a": 1})
@@ -229,7 +229,7 @@ def test_an_upgraded_client_sends_the_same_again(world: World) -> None:
 
 
 def test_two_numbers_on_one_row(world: World) -> None:
-    """Clients of two numbers write one row at once, each in its own words; both see all of it in theirs (I47, I48)."""
+    """Clients of two numbers write one row at once, each in its own words; both see all of it in theirs (I51, I52)."""
     old, new = world.both()
     scope = world.workspace(old, new)
     first = put(old, scope)
@@ -258,7 +258,7 @@ def test_two_numbers_on_one_row(world: World) -> None:
 
 
 def test_each_stream_and_pull_has_its_number_s_shape(world: World) -> None:
-    """Page, lines, long poll and stream give an old client the same documents, in its shape, proved by digest (I48)."""
+    """Page, lines, long poll and stream give an old client the same documents, in its shape, proved by digest (I52)."""
     old, new = world.both()
     scope = world.workspace(old, new)
     tasks = [put(old, scope, name=str(n), status="shut") for n in range(5)]
@@ -298,7 +298,7 @@ def is_of(scope: str) -> Callable[[Json], bool]:
 
 
 def test_pushes_of_a_stream_bear_their_own_number(world: World) -> None:
-    """On one connection a push is converted from the number that it names, whatever the hello's was (I47)."""
+    """On one connection a push is converted from the number that it names, whatever the hello's was (I51)."""
     old, _ = world.both()
     scope = world.workspace(old)
     one, two = put(old, scope), old.put("tasks", scope=scope, fields={"title": "t"})
@@ -315,7 +315,7 @@ def test_pushes_of_a_stream_bear_their_own_number(world: World) -> None:
 
 
 def test_errors_name_fields_as_they_were_sent(world: World) -> None:
-    """`field` of an error and `superseded_fields` are in the client's own names (I47)."""
+    """`field` of an error and `superseded_fields` are in the client's own names (I51)."""
     old, new = world.both()
     scope = world.workspace(old, new)
     first = put(old, scope)
@@ -345,7 +345,7 @@ def test_errors_name_fields_as_they_were_sent(world: World) -> None:
 
 
 def test_a_patch_of_removed_fields_alone(world: World) -> None:
-    """It is judged like any patch, and superseded where it would have been applied; nothing moves (I47)."""
+    """It is judged like any patch, and superseded where it would have been applied; nothing moves (I51)."""
     old, _ = world.both()
     scope = world.workspace(old)
     first = put(old, scope)
@@ -366,7 +366,7 @@ def test_a_patch_of_removed_fields_alone(world: World) -> None:
 
 
 def test_the_journal_tells_the_number(world: World) -> None:
-    """An event says under which number it came, and keeps what was lost as it was sent (I42)."""
+    """An event says under which number it came, and keeps what was lost as it was sent (I46)."""
     old, new = world.both()
     scope = world.workspace(old, new)
     first = put(old, scope)
@@ -396,7 +396,7 @@ def test_numbers_beyond_are_not_served(world: World, number: int) -> None:
 
 @pytest.mark.parametrize("number", [OLD, OLD + 1, NEW])
 def test_every_number_between_is_served(world: World, number: int) -> None:
-    """A number in the middle has a shape of its own, and a watermark of another number is reset (I30, I48)."""
+    """A number in the middle has a shape of its own, and a watermark of another number is reset (I30, I52)."""
     old, _ = world.both()
     scope = world.workspace(old)
     first = put(old, scope, status="shut")

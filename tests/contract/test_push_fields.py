@@ -195,7 +195,7 @@ def test_an_integer_beyond_all_bounds_is_its_mutations_fault(device: Device, fie
 
 @pytest.mark.parametrize("kind", ["put", "patch"])
 def test_what_breaks_its_type_is_refused(device: Device, kind: str) -> None:
-    """Every bad value is `invalid_field`, named, and leaves the mutations around it alone (I45)."""
+    """Every bad value is `invalid_field`, named, and leaves the mutations around it alone (I49)."""
     row = key()
     device.apply(device.put("samples", row))
     bad = [

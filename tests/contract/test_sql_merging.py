@@ -31,7 +31,7 @@ HELD_UP = ("retry", "unavailable")
 
 @pytest.mark.parametrize("drained", [True, False])
 def test_an_edit_before_the_sql_write_loses_and_one_after_wins(shop: Shop, drained: bool) -> None:
-    """Of one column the later of a client and SQL wins, pushed before or after the service has looked (I49)."""
+    """Of one column the later of a client and SQL wins, pushed before or after the service has looked (I53)."""
     ada, scope, tenant = shop.workspace()
     row = shop.insert(tenant, "start")
     shop.arrives(ada, row, scope)
@@ -55,7 +55,7 @@ def test_an_edit_before_the_sql_write_loses_and_one_after_wins(shop: Shop, drain
 
 
 def test_an_edit_that_loses_wholly_is_superseded(shop: Shop) -> None:
-    """A patch all of whose columns SQL has written since is `superseded`, and the table keeps SQL's values (I49)."""
+    """A patch all of whose columns SQL has written since is `superseded`, and the table keeps SQL's values (I53)."""
     ada, scope, tenant = shop.workspace()
     row = shop.insert(tenant, "start")
     shop.arrives(ada, row, scope)
@@ -143,7 +143,7 @@ def test_a_delete_of_a_row_that_sql_changed(shop: Shop) -> None:
 
 
 def test_a_put_of_a_key_that_sql_has_inserted(shop: Shop) -> None:
-    """A later put under a key that SQL made meanwhile replaces the row, an earlier one loses to it whole (I49)."""
+    """A later put under a key that SQL made meanwhile replaces the row, an earlier one loses to it whole (I53)."""
     ada, scope, tenant = shop.workspace()
     low, high = str(3 * 10**9 + wall() % 10**9 * 10), str(3 * 10**9 + wall() % 10**9 * 10 + 1)
     before = ada.put("orders", low, customer="client", scope=scope)
@@ -233,7 +233,7 @@ HOLDING_ROWS = pytest.mark.databases("postgresql", "mariadb")
 
 @HOLDING_ROWS
 def test_a_group_waits_whole_for_a_held_row(shop: Shop) -> None:
-    """A group with a held row waits whole, with what follows it; other pushes pass, and then it does (I13, I50)."""
+    """A group with a held row waits whole, with what follows it; other pushes pass, and then it does (I13, I54)."""
     ada, scope, tenant = shop.workspace()
     bob = ada.again()
     held, free, other = (shop.insert(tenant, "start") for _ in range(3))
@@ -289,7 +289,7 @@ def test_edits_of_a_held_row_are_judged_by_the_statement(shop: Shop, undone: boo
 
 @HOLDING_ROWS
 def test_an_uncommitted_key_holds_up_its_put_alone(shop: Shop) -> None:
-    """A put of a key that SQL has inserted and not committed waits; then it merges, or finds the key taken (I50)."""
+    """A put of a key that SQL has inserted and not committed waits; then it merges, or finds the key taken (I54)."""
     ada, scope, tenant = shop.workspace()
     bob, elsewhere, _ = shop.workspace()
     with open_transaction(shop) as sql:
@@ -310,7 +310,7 @@ def test_an_uncommitted_key_holds_up_its_put_alone(shop: Shop) -> None:
 @HOLDING_ROWS
 @pytest.mark.parametrize("undone", [False, True])
 def test_an_uncommitted_unique_value_holds_up_who_wants_it(shop: Shop, undone: bool) -> None:
-    """A write of a unique value that SQL has taken and not committed waits; then it is refused, or passes (I50)."""
+    """A write of a unique value that SQL has taken and not committed waits; then it is refused, or passes (I54)."""
     ada, scope, tenant = shop.workspace()
     row = shop.insert(tenant)
     shop.arrives(ada, row, scope)
@@ -327,7 +327,7 @@ def test_an_uncommitted_unique_value_holds_up_who_wants_it(shop: Shop, undone: b
 
 @pytest.mark.databases("sqlite")
 def test_sqlite_holds_up_every_write_and_no_reading(shop: Shop) -> None:
-    """On SQLite an open write transaction puts off all writes in every scope, not reading, and loses none (I50)."""
+    """On SQLite an open write transaction puts off all writes in every scope, not reading, and loses none (I54)."""
     ada, scope, tenant = shop.workspace()
     row = shop.insert(tenant, "start")
     shop.arrives(ada, row, scope)
@@ -350,7 +350,7 @@ def test_sqlite_holds_up_every_write_and_no_reading(shop: Shop) -> None:
 
 
 def test_what_refers_to_a_row_deleted_in_sql_follows_its_on_delete(shop: Shop) -> None:
-    """A DELETE in SQL cascades, sets null or keeps as declared, in tables too; `restrict` counts as `keep` (I49)."""
+    """A DELETE in SQL cascades, sets null or keeps as declared, in tables too; `restrict` counts as `keep` (I53)."""
     ada, scope, tenant = shop.workspace()
     row = shop.insert(tenant)
     shop.arrives(ada, row, scope)
@@ -428,7 +428,7 @@ def test_unique_values_between_sql_and_clients(shop: Shop) -> None:
 
 
 def test_values_that_change_hands_in_one_transaction(shop: Shop) -> None:
-    """Unique values that SQL passes round between rows arrive, and a client may take the one set free (I49)."""
+    """Unique values that SQL passes round between rows arrive, and a client may take the one set free (I53)."""
     ada, scope, tenant = shop.workspace()
     first, second = shop.insert(tenant, number="'one'"), shop.insert(tenant, number="'two'")
     shop.arrives(ada, second, scope)

@@ -37,7 +37,7 @@ def user_of(shop: Shop) -> str | None:
 
 
 def test_the_journal_tells_what_sql_wrote(shop: Shop) -> None:
-    """The journal tells outside writes by the database's user, without client, what they set and replaced (I42)."""
+    """The journal tells outside writes by the database's user, without client, what they set and replaced (I46)."""
     ada, scope, tenant = shop.workspace()
     row = shop.insert(tenant, "first")
     shop.arrives(ada, row, scope)
@@ -68,7 +68,7 @@ def test_the_journal_tells_what_sql_wrote(shop: Shop) -> None:
 
 
 def test_the_journal_finds_and_pages_outside_writes(shop: Shop) -> None:
-    """Filters find outside writes or clients' alone, and pages give each event once in either order (I42)."""
+    """Filters find outside writes or clients' alone, and pages give each event once in either order (I46)."""
     ada, scope, tenant = shop.workspace()
     rows = []
     for number in range(5):
@@ -113,7 +113,7 @@ class OldClient(Device):
 
 
 def test_older_clients_and_writers_in_sql(shop: Shop) -> None:
-    """What SQL writes comes to an older client in its shape, and its writes merge with those of SQL (I47, I48, I49)."""
+    """What SQL writes comes to an older client in its shape, and its writes merge with those of SQL (I51, I52, I53)."""
     old = OldClient(shop.service, f"old-{os.urandom(4).hex()}")
     new, scope, tenant = shop.workspace()
     shop.service.admin().grant(scope, old.user, "editor")
@@ -168,7 +168,7 @@ def proved(shop: Shop, device: Device, scope: str, tenant: str) -> Replica:
 
 def test_what_sql_wrote_while_the_service_was_down(launch: Launcher) -> None:
     """Rows made, changed and deleted beside a stopped service arrive when it is back, and edits made offline before and
-    after them win and lose by their time (I49).
+    after them win and lose by their time (I53).
     """
     with alone(launch) as shop:
         ada, scope, tenant = shop.workspace()
@@ -196,7 +196,7 @@ def test_what_sql_wrote_while_the_service_was_down(launch: Launcher) -> None:
 
 
 def test_entries_that_wait_survive_a_kill(launch: Launcher) -> None:
-    """A service killed before, and again amid, what SQL reported takes each row once when it is back (I14, I49)."""
+    """A service killed before, and again amid, what SQL reported takes each row once when it is back (I14, I53)."""
     with alone(launch) as shop:
         ada, scope, tenant = shop.workspace()
         shop.insert(tenant, "first")
@@ -223,7 +223,7 @@ def test_entries_that_wait_survive_a_kill(launch: Launcher) -> None:
 
 @pytest.mark.databases("postgresql", "mariadb")  # SQLite serves one process
 def test_two_processes_drain_one_inbox(launch: Launcher, shop: Shop) -> None:
-    """With two processes on one database streams of both bring every row that SQL writes, none twice (I38, I49)."""
+    """With two processes on one database streams of both bring every row that SQL writes, none twice (I38, I53)."""
     other = launch(database=shop.database, schema=DECLARATION).service
     ada, scope, tenant = shop.workspace()
     with following(ada, scopes=[scope]) as here, following(ada.again().on(other), scopes=[scope]) as there:
@@ -257,7 +257,7 @@ def command(shop: Shop, schema: Path, *arguments: str) -> Done:
 
 def test_adopting_and_letting_go(launch: Launcher, declared: Path) -> None:
     """A table with rows is adopted beside a service that newly captures it, twice to no effect, and released without a
-    trace in it; replicas then start anew without its rows (I30, I49).
+    trace in it; replicas then start anew without its rows (I30, I53).
     """
     declared.write_text(BARE.replace("schema: 3", "schema: 2"))
     with alone(launch, declared) as shop:
@@ -304,7 +304,7 @@ def judged(done: Done) -> tuple[int, set[str]]:
 
 
 def test_doctor_tells_by_its_exit_code(launch: Launcher) -> None:
-    """Doctor ends with 1 for warnings and 2 for faults, names what SQL did unseen, and `--repair` sends it on (I51)."""
+    """Doctor ends with 1 for warnings and 2 for faults, names what SQL did unseen, and `--repair` sends it on (I55)."""
     with alone(launch) as shop:
         ada, scope, tenant = shop.workspace()
         row, unfit = shop.insert(tenant, "seen"), shop.insert(tenant, status="'weird'")

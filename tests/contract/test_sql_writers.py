@@ -51,7 +51,7 @@ def middle(seconds: list[float]) -> float:
 
 
 def test_a_stream_brings_what_sql_writes_within_two_intervals(shop: Shop) -> None:
-    """Rows reach a connected stream within two polling intervals, frames join, the digest at the head agrees (I49)."""
+    """Rows reach a connected stream within two polling intervals, frames join, the digest at the head agrees (I53)."""
     ada, scope, tenant = shop.workspace()
     took = []
     with following(ada, scopes=[scope]) as follower:
@@ -66,7 +66,7 @@ def test_a_stream_brings_what_sql_writes_within_two_intervals(shop: Shop) -> Non
 
 
 def test_a_long_poll_ends_with_what_sql_writes(shop: Shop) -> None:
-    """A pull that waits answers with a row written in SQL within two polling intervals (I49)."""
+    """A pull that waits answers with a row written in SQL within two polling intervals (I53)."""
     ada, _, tenant = shop.workspace()
     replica = Replica()
     replica.pull(ada)
@@ -84,7 +84,7 @@ def test_a_long_poll_ends_with_what_sql_writes(shop: Shop) -> None:
 
 
 def test_a_row_has_its_whole_canonical_document(shop: Shop) -> None:
-    """A row inserted in SQL has every declared field, its table's defaults, both times and nothing else (I37, I49)."""
+    """A row inserted in SQL has every declared field, its table's defaults, both times and nothing else (I37, I53)."""
     ada, scope, tenant = shop.workspace()
     row = shop.insert(
         tenant, "Zoë", total="12.5", labels="""'{"a": {"b": [1, 2.5]}, "c": false}'""", details="'[1, null]'"
@@ -104,7 +104,7 @@ def test_a_row_has_its_whole_canonical_document(shop: Shop) -> None:
 
 
 def test_tables_that_tidemark_made_are_written_in_sql_too(shop: Shop) -> None:
-    """Captured tables of Tidemark's own take rows by SQL in workspaces and in users' own scopes (I49)."""
+    """Captured tables of Tidemark's own take rows by SQL in workspaces and in users' own scopes (I53)."""
     ada, scope, tenant = shop.workspace()
     note = key()
     shop.sql.run(f"INSERT INTO tags (workspace_id, tag, color) VALUES ('{tenant}', 'red', 'r')")
@@ -115,7 +115,7 @@ def test_tables_that_tidemark_made_are_written_in_sql_too(shop: Shop) -> None:
 
 
 def test_a_transaction_of_many_rows_is_proved_by_its_digest(shop: Shop) -> None:
-    """Many rows inserted, changed and deleted in one transaction leave replicas what the table holds (I32, I49)."""
+    """Many rows inserted, changed and deleted in one transaction leave replicas what the table holds (I32, I53)."""
     ada, scope, tenant = shop.workspace()
     with following(ada, scopes=[scope]) as follower:
         shop.sql.begin()
@@ -161,7 +161,7 @@ def test_what_changes_nothing_declared_is_no_change(shop: Shop) -> None:
 
 
 def test_a_changed_key_is_another_row(shop: Shop) -> None:
-    """A key changed in SQL is a delete of the one and a new row under the other (I49)."""
+    """A key changed in SQL is a delete of the one and a new row under the other (I53)."""
     ada, scope, tenant = shop.workspace()
     row = shop.insert(tenant, "moves")
     other = str(10**9 + int(row))
@@ -174,7 +174,7 @@ def test_a_changed_key_is_another_row(shop: Shop) -> None:
 
 
 def test_replace_is_seen(shop: Shop) -> None:
-    """Upserts and REPLACE report the rows they make, those they change, and those that they push out (I49)."""
+    """Upserts and REPLACE report the rows they make, those they change, and those that they push out (I53)."""
     ada, scope, tenant = shop.workspace()
     first = shop.insert(tenant, "first", number="'n1'")
     columns = "order_key, tenant_id, customer, number"
@@ -237,7 +237,7 @@ def test_who_is_no_member_learns_nothing(shop: Shop, mallory: Device) -> None:
 
 
 def test_a_row_moved_between_scopes(shop: Shop) -> None:
-    """A row moved in SQL goes from the members of the one scope and comes to those of the other (I36, I49)."""
+    """A row moved in SQL goes from the members of the one scope and comes to those of the other (I36, I53)."""
     ada, one, tenant = shop.workspace()
     bob, two, other = shop.workspace()
     both = shop.service.device()
@@ -324,7 +324,7 @@ UNFIT = {
 
 @pytest.mark.parametrize("fault", UNFIT)
 def test_a_row_that_cannot_be_is_absent_until_it_is_mended(shop: Shop, fault: str) -> None:
-    """An unfit row goes from replicas, is named in the journal, delays no other, and comes back when mended (I51)."""
+    """An unfit row goes from replicas, is named in the journal, delays no other, and comes back when mended (I55)."""
     ada, scope, tenant = shop.workspace()
     row = shop.insert(tenant, "fits", number="'n'")
     shop.arrives(ada, row, scope)
@@ -342,7 +342,7 @@ def test_a_row_that_cannot_be_is_absent_until_it_is_mended(shop: Shop, fault: st
 
 
 def test_a_key_outside_its_pattern_is_absent(shop: Shop) -> None:
-    """A row whose key has no spelling is absent; under a key that has one it is there, its neighbours always (I51)."""
+    """A row whose key has no spelling is absent; under a key that has one it is there, its neighbours always (I55)."""
     ada, scope, tenant = shop.workspace()
     shop.sql.run(f"INSERT INTO tags (workspace_id, tag, color) VALUES ('{tenant}', 'no key', 'a')")
     shop.sql.run(f"INSERT INTO tags (workspace_id, tag, color) VALUES ('{tenant}', 'key', 'b')")
@@ -355,7 +355,7 @@ def test_a_key_outside_its_pattern_is_absent(shop: Shop) -> None:
 
 
 def test_a_put_over_an_unfit_row_mends_it(shop: Shop) -> None:
-    """A client's put under the key of a row that cannot be makes it one that can be, own columns kept (I51)."""
+    """A client's put under the key of a row that cannot be makes it one that can be, own columns kept (I55)."""
     ada, scope, tenant = shop.workspace()
     row = shop.insert(tenant, status="'weird'", remark="'kept'")
     shop.drained()
@@ -367,7 +367,7 @@ def test_a_put_over_an_unfit_row_mends_it(shop: Shop) -> None:
 
 
 def test_a_key_of_a_row_without_a_scope_is_taken(shop: Shop) -> None:
-    """A put of a key that the table holds outside every scope is refused as taken, and leaves the row alone (I50)."""
+    """A put of a key that the table holds outside every scope is refused as taken, and leaves the row alone (I54)."""
     ada, scope, _ = shop.workspace()
     row = shop.insert(None, "nobody")
     shop.drained()

@@ -58,7 +58,7 @@ BAD: dict[str, str | None] = {
 @pytest.mark.parametrize("kind", BAD)
 def test_a_request_without_a_good_token_is_refused(service: Service, method: str, path: str, kind: str) -> None:
     """No token, a token badly signed, expired, unsigned, incomplete or of another algorithm is a 401 on every route."""
-    # Invariant (I44).
+    # Invariant (I48).
     authorization = BAD[kind]
     headers = {} if authorization is None else {"Authorization": authorization}
     content = None if method in ("GET", "DELETE") else b"{}"

@@ -215,7 +215,7 @@ class History:
 @pytest.mark.parametrize("seed", range(12))
 async def test_feed_and_tables_agree_in_the_end(seed: int) -> None:
     """Two processes, clients and another program on the same rows, some of which the feed cannot hold: whenever the
-    inbox is empty, the feed holds exactly what the tables hold of it (I49, I50, I51).
+    inbox is empty, the feed holds exactly what the tables hold of it (I53, I54, I55).
     """
     history = History(seed)
     await history.world.store.open()

@@ -70,7 +70,7 @@ def declaration(names: list[str], steps: list[Conversion]) -> Declaration:
 
 @given(chains(), older_fields())
 def test_upward_is_one_number_after_the_other(chain: Chain, fields: dict[str, Any]) -> None:
-    """What was set under an old number comes to the same in one step as number by number (I47)."""
+    """What was set under an old number comes to the same in one step as number by number (I51)."""
     _, steps = chain
     one_by_one = reduce(lambda held, step: Translation([step]).upward(held).fields, steps, fields)
     at_once = Translation(steps).upward(fields)
@@ -81,7 +81,7 @@ def test_upward_is_one_number_after_the_other(chain: Chain, fields: dict[str, An
 
 @given(chains(), st.data())
 def test_downward_is_one_number_after_the_other(chain: Chain, data: st.DataObject) -> None:
-    """A document comes to the same old shape in one step as number by number, and keeps every value it has (I48)."""
+    """A document comes to the same old shape in one step as number by number, and keeps every value it has (I52)."""
     names, steps = chain
     doc = data.draw(st.fixed_dictionaries({}, optional=dict.fromkeys([*names, "id", "added"], VALUES)))
     one_by_one = reduce(lambda held, step: Translation([step]).downward(held), reversed(steps), doc)
@@ -91,14 +91,14 @@ def test_downward_is_one_number_after_the_other(chain: Chain, data: st.DataObjec
 
 @given(chains(invertible=True), older_fields())
 def test_what_loses_nothing_is_undone(chain: Chain, fields: dict[str, Any]) -> None:
-    """Where changes lose nothing, what was converted upward comes back downward as it was sent (I48)."""
+    """Where changes lose nothing, what was converted upward comes back downward as it was sent (I52)."""
     translation = Translation(chain[1])
     assert translation.downward(translation.upward(fields).fields) == fields
 
 
 @given(chains(invertible=True), st.fixed_dictionaries(dict.fromkeys(NAMES, st.sampled_from([*TEXTS, None]))))
 def test_what_was_put_is_what_is_seen(chain: Chain, put: dict[str, Any]) -> None:
-    """An old client sees the row that its put made as it put it, where changes lose nothing (I47, I48)."""
+    """An old client sees the row that its put made as it put it, where changes lose nothing (I51, I52)."""
     names, steps = chain
     translation = Translation(steps)
     values = compile_entity(entity(names)).put(translation.upward(put).fields)
@@ -119,7 +119,7 @@ def test_the_present_number_is_left_alone(chain: Chain, beyond: int) -> None:
 
 @given(chains(), st.data())
 def test_every_number_s_shape_of_a_mutation_is_known(chain: Chain, data: st.DataObject) -> None:
-    """From whichever number a mutation is sent again, it is known by its shape at every later one (I47)."""
+    """From whichever number a mutation is sent again, it is known by its shape at every later one (I51)."""
     names, steps = chain
     conversions = Conversions(declaration(names, steps))
     fields = data.draw(older_fields())
@@ -132,7 +132,7 @@ def test_every_number_s_shape_of_a_mutation_is_known(chain: Chain, data: st.Data
 
 @given(chains(invertible=True), older_fields())
 def test_an_upgraded_client_s_spelling_is_known(chain: Chain, fields: dict[str, Any]) -> None:
-    """What was sent under the oldest number, sent again in the present shape, is known for the same (I47)."""
+    """What was sent under the oldest number, sent again in the present shape, is known for the same (I51)."""
     names, steps = chain
     now = Translation(steps).upward(fields).fields
     assert fields in list(Conversions(declaration(names, steps)).shapes("tasks", len(steps) + 1, now))

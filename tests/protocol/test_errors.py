@@ -7,6 +7,7 @@ import pytest
 from tidemark_protocol.errors import (
     MUTATION_CODES,
     REQUEST_CODES,
+    ROOM_CODES,
     DeclarationError,
     Fault,
     Postponed,
@@ -40,6 +41,11 @@ def test_only_three_codes_leave_a_mutation_in_the_outbox() -> None:
 def test_a_refused_request_has_a_status(code: str) -> None:
     """Each code has one, an error's."""
     assert 400 <= RequestError(code, "why").status <= 503
+
+
+def test_codes_of_rooms_are_no_others() -> None:
+    """A code means one thing (SPEC 6)."""
+    assert ROOM_CODES.keys().isdisjoint(REQUEST_CODES.keys() | MUTATION_CODES.keys())
 
 
 def test_what_helps_against_a_refused_request() -> None:

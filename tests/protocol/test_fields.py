@@ -117,7 +117,7 @@ def test_the_first_code_in_the_order_of_the_checks_decides(some: dict[str, Any],
 
 @given(json_values)
 def test_any_value_is_taken_or_refused(value: Any) -> None:
-    """No value makes a check fail in any other way than by refusing (I45)."""
+    """No value makes a check fail in any other way than by refusing (I49)."""
     for field in FIELDS:
         try:
             taken = canonical(field, value)

@@ -425,6 +425,7 @@ SERVER_FRAMES: list[Any] = [
     messages.PushResult("one", [messages.Result(1, "applied", version=0)], "c"),
     messages.Authed(1_800_000_000),
     messages.ErrorFrame("malformed", "why", 7),
+    messages.ErrorFrame("room_full", "why", room="workspace:7"),
     messages.Pong("c", 7),
     messages.Presence("workspace:7", members={"s": {"user": "ada", "state": None}}),
     messages.Presence("workspace:7", left=["s"]),

@@ -224,7 +224,7 @@ FAULTS = [
     ("text", "path", "message"), FAULTS, ids=[f"{path or 'file'}: {message}" for _, path, message in FAULTS]
 )
 def test_a_fault_is_named_by_its_path(text: str, path: str, message: str) -> None:
-    """Each way to get something wrong gives a fault at its path that says what is meant (I46)."""
+    """Each way to get something wrong gives a fault at its path that says what is meant (I50)."""
     named = faults(text)
     assert any(fault.path == path and message in fault.message for fault in named), named
 
@@ -239,7 +239,7 @@ def test_one_fault_makes_no_others(text: str) -> None:
 
 
 def test_every_fault_is_named_at_once() -> None:
-    """A file with faults in every part names them all in one go, each once (I46)."""
+    """A file with faults in every part names them all in one go, each once (I50)."""
     named = faults(
         """
 schema: 0

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from tidemark_protocol import messages
-from tidemark_protocol.errors import MUTATION_CODES, REQUEST_CODES, DeclarationError, Remedy
+from tidemark_protocol.errors import MUTATION_CODES, REQUEST_CODES, ROOM_CODES, DeclarationError, Remedy
 from tidemark_protocol.schema import parse
 from tidemark_protocol.stream_server import SUBPROTOCOL, CloseCode
 
@@ -24,7 +24,7 @@ STRUCTS: dict[str, Any] = {
     if inspect.isclass(value) and issubclass(value, msgspec.Struct) and value.__module__ == messages.__name__
 }
 
-FINGERPRINTS = {"tidemark.v1": "b44ac2a802172034cb030f753339cab98b492587d1247bcb4a3cff6bbddaded1"}
+FINGERPRINTS = {"tidemark.v1": "e03971b68f0e7de967024824a7fcf738fc1bfed5fb4eb0fff8b0c7b1f7a2ca5e"}
 """What travels under each version. A change that an older peer cannot ignore needs another version; one that it can
 (a new member with a default, a new code with a known remedy) needs the new fingerprint here."""
 
@@ -54,9 +54,15 @@ def test_the_codes_that_put_off_are_marked() -> None:
 
 
 def test_the_codes_of_a_request_stand_with_status_and_remedy() -> None:
-    """The table of section 7 is REQUEST_CODES: the same codes, statuses and remedies (I43)."""
+    """The table of section 7 is REQUEST_CODES: the same codes, statuses and remedies (I47)."""
     said = [(code, int(status), remedy) for code, status, remedy, _ in table("code", "status", "remedy")]
     assert said == [(code, status, remedy.value) for code, (status, remedy) in REQUEST_CODES.items()]
+
+
+def test_the_codes_of_rooms_stand_with_their_remedies() -> None:
+    """The table of section 6 is ROOM_CODES: the same codes and remedies."""
+    said = [(code, remedy) for code, remedy, _ in table("code", "remedy", "about a room")]
+    assert said == [(code, remedy.value) for code, remedy in ROOM_CODES.items()]
 
 
 def test_every_remedy_is_explained() -> None:
@@ -114,7 +120,8 @@ def test_the_numbers_of_a_declaration_end_where_section_10_says(said: str, numbe
 def test_the_wire_has_not_changed_unnoticed() -> None:
     """What travels under this version of the protocol is what its fingerprint says."""
     _, components = msgspec.json.schema_components(list(STRUCTS.values()))
-    shape = [without_descriptions(components), list(MUTATION_CODES.items()), list(REQUEST_CODES.items())]
+    codes = [list(codes.items()) for codes in (MUTATION_CODES, REQUEST_CODES, ROOM_CODES)]
+    shape = [without_descriptions(components), *codes]
     found = hashlib.sha256(msgspec.json.encode(shape, order="sorted")).hexdigest()
     assert found == FINGERPRINTS[SUBPROTOCOL]
 

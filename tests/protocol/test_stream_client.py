@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tidemark_protocol.messages import (
     Authed,
     Behind,
+    Broadcasted,
     Changes,
     ErrorFrame,
     Ping,
@@ -43,6 +44,7 @@ from tidemark_protocol.stream_client import (
     Stop,
     Verdicts,
 )
+from tidemark_protocol.stream_server import retry_reason
 
 CLIENT = "6f9619ff-8b86-4d01-b42d-00cf4fc964ff"
 CLOCK = "0192f3a4b5c6-0000-00000000000000aa"
@@ -196,7 +198,9 @@ FRAMES: list[tuple[ServerFrame, list[Effect]]] = [
     (Authed(9), []),
     (ErrorFrame("malformed", "why"), [Refused("malformed", "why", None)]),
     (ErrorFrame("too_large", "why", "p"), [Refused("too_large", "why", "p")]),
-    (Presence("a:1"), []),
+    (ErrorFrame("not_joined", "why", room="a:1"), [Refused("not_joined", "why", None, "a:1")]),
+    (Presence("a:1", members={}), []),
+    (Broadcasted("a:1", {"session": "s2", "user": "bob"}, "e", 1), []),
 ]
 
 
@@ -221,7 +225,7 @@ def test_some_closings_are_final(code: int, why: str) -> None:
     assert stream_in(State.LIVE).closed(code, "r", 1, 0.5) == [Stop(why, "r")]  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("code", [1001, 1006, 1012, 4408, 4413, 4429, None])
+@pytest.mark.parametrize("code", [1001, 1006, 1012, 1013, 4408, 4413, 4429, None])
 def test_other_closings_are_waited_out(code: int | None) -> None:
     """After any other code the stream comes back."""
     stream = stream_in(State.LIVE)
@@ -295,3 +299,39 @@ def test_nothing_is_sent_without_a_connection() -> None:
     """Pushing and following wait for a welcome."""
     stream = stream_in(State.GREETING)
     assert stream.push("p", []) == stream.follow(["a:1"]) == stream.unfollow(["a:1"]) == []
+
+
+# ── pauses asked for ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@given(
+    st.sampled_from([1001, 1012, 1013, 4429]), st.integers(0, 10**9 - 1), st.floats(0, 0.999), st.integers(0, 100_000)
+)
+def test_a_client_stays_away_as_long_as_it_is_asked_to(code: int, pause: int, chance: float, later: int) -> None:
+    """Neither time, nor the app, nor a network that is back makes it connect sooner; nothing makes it wait
+    for more than a minute (I45).
+    """
+    stream = stream_in(State.LIVE)
+    stream.closed(code, retry_reason(pause, "come back"), 0, chance)
+    due = stream.deadline
+    assert due is not None
+    assert min(pause, LONGEST_DELAY) <= due <= LONGEST_DELAY
+    stream.stop()
+    early = min(later, due)
+    effects = stream.start(early)
+    assert (effects == []) == (early < min(pause, LONGEST_DELAY))
+    if not effects:
+        assert stream.deadline is not None
+        assert tell(stream.elapsed(stream.deadline, chance)) == "connect"
+
+
+def test_a_pause_shorter_than_its_own_changes_nothing() -> None:
+    """After many failures the client's own delay is the longer one."""
+    own, asked = (ClientStream(CLIENT, 3) for _ in range(2))
+    for stream, reason in ((own, ""), (asked, retry_reason(1, "come back"))):
+        now = 0
+        for _ in range(5):
+            stream.start(now)
+            stream.closed(1012, reason, now, 0.5)
+            now = stream.deadline or now
+    assert own.deadline == asked.deadline

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tidemark_protocol import messages
 from tidemark_protocol.errors import RequestError
 from tidemark_protocol.messages import Authed, ErrorFrame
 from tidemark_protocol.stream_server import (
@@ -200,12 +201,44 @@ def test_frames_of_an_open_stream(frame: dict[str, Any], effect: Effect) -> None
     assert stream_in(State.OPEN).receive(json.dumps(frame), 1) == [effect]
 
 
-@pytest.mark.parametrize("kind", ["join", "leave", "presence", "broadcast"])
-def test_rooms_are_not_served(kind: str) -> None:
-    """Frames of rooms are answered `unsupported`, and the connection lives."""
-    stream = stream_in(State.OPEN)
-    assert tell(stream.receive(text(t=kind, room="a:1", event="e"), 1)) == "error unsupported"
-    assert stream.state is State.OPEN
+KINDS = ["hello", "auth", "follow", "unfollow", "push", "ping", "join", "leave", "presence", "broadcast", "welcome", ""]
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+ROOMS = st.sampled_from(["a:1", "a:1/b", "a:1/", "lobby", "", "a:1\n"])
+SAID = st.fixed_dictionaries(
+    {"t": st.sampled_from(KINDS) | VALUES},
+    optional={
+        "room": ROOMS | VALUES,
+        "state": VALUES,
+        "event": st.text(max_size=70) | VALUES,
+        "payload": VALUES,
+        "id": VALUES,
+        "n": VALUES,
+        "scopes": VALUES,
+        "mutations": VALUES,
+        "schema": VALUES,
+        "token": VALUES,
+    },
+)
+
+
+@given(st.lists(SAID.map(json.dumps) | VALUES.map(json.dumps) | st.text() | st.binary(), max_size=8))
+def test_no_frame_is_too_odd(frames: list[str | bytes]) -> None:
+    """Whatever comes, the machine answers with effects or closes; what it sends can be written; a room's frame that is
+    refused is answered by one error, and the connection lives (I41).
+    """
+    stream = stream_in(State.OPEN, Limits(max_state=8, max_payload=8))
+    for frame in frames:
+        effects = stream.receive(frame, 1)
+        for effect in effects:
+            if isinstance(effect, Send):
+                messages.encode(effect.frame)
+        if any(isinstance(effect, Send) for effect in effects):
+            assert tell(effects).startswith("error ")
+            assert stream.state is State.OPEN
 
 
 @pytest.mark.parametrize("mutations", [[{"seq": 2}, {"seq": 1}], [{}], 7, [{"seq": n} for n in range(1, 1_002)]])

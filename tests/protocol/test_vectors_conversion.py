@@ -14,7 +14,7 @@ from tidemark_protocol.model import Conversion
 
 @pytest.mark.parametrize("case", vectors("conversion.json"))
 def test_conversion(case: dict[str, Any]) -> None:
-    """Mutations and documents between two numbers, `changes` being those between them, oldest first (I47, I48)."""
+    """Mutations and documents between two numbers, `changes` being those between them, oldest first (I51, I52)."""
     steps = [
         Conversion(step.get("rename", {}), tuple(step.get("remove", ())), step.get("values", {}))
         for step in case["changes"]

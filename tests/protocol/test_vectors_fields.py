@@ -24,7 +24,7 @@ def described(case: dict[str, Any]) -> str:
 
 @pytest.mark.parametrize("case", CASES, ids=described)
 def test_every_vector_holds(case: dict[str, Any]) -> None:
-    """Each vector's fields become its canonical values, or are refused with its code and field (I45)."""
+    """Each vector's fields become its canonical values, or are refused with its code and field (I49)."""
     wire = {
         "schema": 1,
         "oldest": 1,

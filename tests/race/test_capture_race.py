@@ -199,14 +199,14 @@ def rage(shop: Shop, seconds: float, interrupt: bool) -> None:
 
 
 def test_writers_in_sql_and_clients_race_for_the_same_rows(shop: Shop) -> None:
-    """Feed, tables and all replicas agree afterwards; every write shows, or a later one does (I27, I49, I50)."""
+    """Feed, tables and all replicas agree afterwards; every write shows, or a later one does (I27, I53, I54)."""
     rage(shop, SECONDS, interrupt=False)
     shop.verify()
     assert shop.errors() == []
 
 
 def test_a_service_killed_in_the_middle_loses_nothing(shop: Shop) -> None:
-    """The same, a process of the service being ended and started again while everybody writes (I14, I49)."""
+    """The same, a process of the service being ended and started again while everybody writes (I14, I53)."""
     rage(shop, SECONDS, interrupt=True)
     shop.verify()
     assert shop.errors() == []

@@ -16,6 +16,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMes
 from websockets.typing import Subprotocol
 
 from tidemark_protocol import stream_client as effects
+from tidemark_protocol.client_rooms import Gathered, Heard
 from tidemark_protocol.messages import Change, Changes, Welcome, decode_server_frame, encode
 from tidemark_protocol.stream_client import ClientStream, Effect
 from tidemark_protocol.stream_server import SUBPROTOCOL
@@ -169,14 +170,14 @@ class Follower:
             case _:
                 self._mention(effect)
 
-    def _mention(self, effect: effects.Added | effects.Refused | effects.Verdicts) -> None:
+    def _mention(self, effect: effects.Added | effects.Refused | effects.Verdicts | Gathered | Heard) -> None:
         match effect:
             case effects.Added(scope):
                 self._say(f"{scope} may be read now.")
             case effects.Refused(code, message):
                 self._say(f"The service said: {message} ({code}).")
-            case effects.Verdicts():
-                # Ours come over HTTP.
+            case effects.Verdicts() | Gathered() | Heard():
+                # Ours are pushed over HTTP, and no room is joined.
                 return
             case _:
                 assert_never(effect)
