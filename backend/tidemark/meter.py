@@ -31,8 +31,6 @@ BehindCause = Literal["too_far", "too_large", "slow_reader"]
 BroadcastFate = Literal["sent", "coalesced", "dropped"]
 """`coalesced`: a later one of the same sender and event took its place; `dropped`: refused, or lost."""
 SplitCause = Literal["constraint", "row_taken", "held", "table_away"]
-WakeChannel = Literal["postgresql", "redis", "nats"]
-
 Watched = Literal[
     "streams_websocket",
     "streams_events",
@@ -115,14 +113,14 @@ class Meter:
 
     # ── processes ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def wake_sent(self, messages: int = 1) -> None:
-        """Wakes and messages went to the other processes."""
+    def wake_sent(self, payloads: int = 1) -> None:
+        """Payloads of wakes and messages went to the other processes."""
 
-    def wake_heard(self, messages: int = 1) -> None:
-        """Wakes and messages came from other processes."""
+    def wake_heard(self, payloads: int = 1) -> None:
+        """Payloads came over the channel, this process's own among them where they come back."""
 
-    def wake_connected(self, channel: WakeChannel, *, connected: bool) -> None:
-        """The channel to the other processes came up, or was lost; said of a new channel at once that it is not up."""
+    def wake_connected(self, *, connected: bool) -> None:
+        """The channel to the other processes is up, or down; not called where there is none."""
 
     def kept_house(self, rows: int, entries: int, at: float) -> None:
         """A round forgot so many rows' remains and journal entries, and ended well at that Unix time (seconds)."""

@@ -36,6 +36,7 @@ from .store.schema.fit import is_mysql
 from .store.sqlite import SqliteStore
 from .sync.engine import Engine
 from .wake.base import Wake
+from .wake.channel import ChannelWake
 from .wake.local import LocalWake
 from .wake.polling import PollingWake
 from .wake.postgresql import PostgresWake
@@ -238,7 +239,7 @@ def make_engine(
         store=store,
         declaration=declaration,
         settings=settings,
-        wake=make_wake(settings, chance=chance),
+        wake=make_wake(settings, chance=chance, meter=meter),
         now=now,
         chance=chance,
         monotonic=monotonic,
@@ -271,8 +272,15 @@ async def renew_epoch(settings: Settings, declaration: Declaration) -> str:
         await store.close()
 
 
-def make_wake(settings: Settings, *, chance: Callable[[int], bytes] = os.urandom) -> Wake:
+def make_wake(settings: Settings, *, chance: Callable[[int], bytes] = os.urandom, meter: Meter = SILENT) -> Wake:
     """What joins the processes of one database."""
+    wake = _wake_of(settings, chance)
+    if isinstance(wake, ChannelWake):
+        wake.meter = meter
+    return wake
+
+
+def _wake_of(settings: Settings, chance: Callable[[int], bytes]) -> Wake:
     wake = settings.wake
     if is_postgresql(wake):
         return PostgresWake(wake, chance=chance)

@@ -24,11 +24,12 @@ from tests.backend.conftest import DECLARATION, PULL, PUSH, app_of, bearer, note
 from tests.backend.figures import Figures, scrape
 from tests.servers import TidemarkServer
 from tidemark.meter import Meter, Watched
-from tidemark.plugin import make_store
+from tidemark.plugin import make_store, make_wake
 from tidemark.settings import Settings
 from tidemark.store.base import ConstraintFailed, Saved, Transaction
 from tidemark.store.memory import MemoryStore, MemoryTransaction
-from tidemark.store.schema.migrate import migrate
+from tidemark.store.schema.migrate import beside, migrate
+from tidemark.wake.postgresql import APPLICATION
 from tidemark.web.metrics import Metrics
 
 SCHEMA = Path(__file__).resolve().parents[1] / "contract" / "schema.yaml"
@@ -182,6 +183,37 @@ async def test_connections_in_use_are_seen(request: pytest.FixtureRequest, kind:
         assert store.connections() == before
     finally:
         await store.close()
+
+
+async def test_a_wake_channel_says_whether_it_is_up(postgresql_url: str) -> None:
+    """Nothing without a channel; down until it listens, up again each time that it was cut; what is said is counted."""
+    metrics = Metrics(lambda: 0)
+    wake = make_wake(Settings(wake=postgresql_url), meter=metrics)
+    cut = (
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
+        f"WHERE application_name = '{APPLICATION}' AND datname = current_database()"
+    )
+
+    def shown(name: str) -> list[float]:
+        return list(Figures(metrics.text().decode()).of(f"tidemark_wake_{name}"))
+
+    assert shown("connected") == []
+    looks = asyncio.Queue[object]()
+    await wake.start(looks.put_nowait, lambda _: None, "0a1b2c3d")
+    try:
+        assert shown("connected") == [0]
+        before = 0.0
+        for _ in range(2):
+            async with asyncio.timeout(20):
+                while shown("connected") != [1] or shown("connects_total")[0] == before:
+                    await looks.get()
+            before = shown("connects_total")[0]
+            await asyncio.to_thread(
+                lambda: beside(postgresql_url, lambda c: c.exec_driver_sql(cut).all(), reading=False)
+            )
+        assert shown("sent_total")[0] >= 2
+    finally:
+        await wake.stop()
 
 
 # ── several processes ────────────────────────────────────────────────────────────────────────────────────────────────

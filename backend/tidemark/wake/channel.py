@@ -12,9 +12,12 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import ClassVar, Final, NamedTuple, Protocol
 
 import structlog
+
+from tidemark.meter import SILENT, Meter
 
 from .base import MAX_MESSAGE, OnMessage, OnWake
 from .wire import Inbox, Outbox
@@ -50,10 +53,14 @@ class Line(Protocol):
 
 
 class ChannelWake(ABC):
-    """Joins processes by a channel that carries payloads of at most `most` bytes. `chance(n)` gives n random bytes."""
+    """Joins processes by a channel that carries payloads of at most `most` bytes. `chance(n)` gives n random bytes.
+
+    `meter` is told of payloads and of the connection; it is given before `start`.
+    """
 
     spans = True
     most: ClassVar[int]
+    meter: Meter = SILENT
 
     def __init__(self, *, chance: Callable[[int], bytes], timing: Timing) -> None:
         self.timing = timing
@@ -73,6 +80,7 @@ class ChannelWake(ABC):
 
     async def start(self, on_wake: OnWake, on_message: OnMessage, namespace: str) -> None:
         inbox = Inbox(self._sender, on_wake, on_message)
+        self.meter.wake_connected(connected=False)
         self._task = asyncio.create_task(self._stay_connected(f"{CHANNEL}.{namespace}", inbox, on_wake))
 
     def publish(self, scope: str, head: int, members: int) -> None:
@@ -107,6 +115,7 @@ class ChannelWake(ABC):
             except Exception:  # noqa: BLE001  (a fault of ours must not leave the process deaf for ever)
                 self._failures += 1
                 _log.exception("wake_failed")
+            self.meter.wake_connected(connected=False)
             self._outbox.lose()
             inbox.forget()
             await asyncio.sleep(self._delay())
@@ -120,7 +129,7 @@ class ChannelWake(ABC):
         """Open a connection and say all that is to be said, until it is found dead, which raises, or `stop` is."""
         self._broken = False
         async with asyncio.timeout(self.timing.answer_within):
-            line = await self.connect(channel, inbox.read, self._on_broken)
+            line = await self.connect(channel, partial(self._hear, inbox), self._on_broken)
         self._line = line
         try:
             await self._converse(line, inbox, on_wake)
@@ -134,6 +143,7 @@ class ChannelWake(ABC):
         clock = asyncio.get_running_loop().time
         inbox.echoed = False
         await self._say(line, self._outbox.echo())
+        self.meter.wake_connected(connected=True)
         # Now, not before: what this makes others send must not meet an outbox that still loses all.
         on_wake(None)
         due = clock() + self.timing.ping_every
@@ -160,6 +170,11 @@ class ChannelWake(ABC):
         if payloads:
             async with asyncio.timeout(self.timing.answer_within):
                 await line.publish(payloads)
+            self.meter.wake_sent(len(payloads))
+
+    def _hear(self, inbox: Inbox, payload: bytes) -> None:
+        self.meter.wake_heard()
+        inbox.read(payload)
 
     def _on_broken(self) -> None:
         self._broken = True

@@ -30,7 +30,6 @@ from tidemark.meter import (
     Origin,
     SplitCause,
     StreamKind,
-    WakeChannel,
     Watched,
 )
 
@@ -129,12 +128,9 @@ class Metrics(Meter):
         self._broadcasts = self._of(Counter, "broadcasts", "Broadcasts and states of streams.", ["fate"])
 
     def _joining(self) -> None:
-        self._wakes_out = self._of(Counter, "wake_sent", "Wakes and messages to other processes.")
-        self._wakes_in = self._of(Counter, "wake_heard", "Wakes and messages from other processes.")
-        self._connects = self._of(Counter, "wake_connects", "Times that the wake channel came up.", ["channel"])
-        self._connected = self._gauge(
-            "wake_connected", "Whether the wake channel is up, for all processes.", ["channel"], "livemin"
-        )
+        self._wakes_out = self._of(Counter, "wake_sent", "Payloads of wakes and messages to other processes.")
+        self._wakes_in = self._of(Counter, "wake_heard", "Payloads of wakes and messages that were heard.")
+        self._connects = self._of(Counter, "wake_connects", "Times that the wake channel came up.")
         self._forgotten = self._of(Counter, "housekeeping_forgotten", "What housekeeping forgot.", ["what"])
         self._kept_house = self._gauge(
             "housekeeping_last_success_timestamp_seconds", "When housekeeping last ended well.", among="max"
@@ -238,15 +234,16 @@ class Metrics(Meter):
     def broadcast(self, fate: BroadcastFate, count: int = 1) -> None:
         self._broadcasts.labels(fate).inc(count)
 
-    def wake_sent(self, messages: int = 1) -> None:
-        self._wakes_out.inc(messages)
+    def wake_sent(self, payloads: int = 1) -> None:
+        self._wakes_out.inc(payloads)
 
-    def wake_heard(self, messages: int = 1) -> None:
-        self._wakes_in.inc(messages)
+    def wake_heard(self, payloads: int = 1) -> None:
+        self._wakes_in.inc(payloads)
 
-    def wake_connected(self, channel: WakeChannel, *, connected: bool) -> None:
-        self._connected.labels(channel).set(connected)
-        self._connects.labels(channel).inc(connected)
+    def wake_connected(self, *, connected: bool) -> None:
+        text = "Whether the wake channel is up, for all processes."
+        self._gauge("wake_connected", text, among="livemin").set(connected)
+        self._connects.inc(connected)
 
     def kept_house(self, rows: int, entries: int, at: float) -> None:
         self._forgotten.labels("rows").inc(rows)
