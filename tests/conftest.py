@@ -105,12 +105,16 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return url
 
 
-def _shared(config: pytest.Config, kind: type[Server]) -> Server:
-    missing = kind.missing()
+def need(missing: str | None) -> None:
+    """Leave the test out for want of something, if there is a reason; where everything must be there, that fails."""
     if missing and os.environ.get("CI") == "true":
         pytest.fail(missing, pytrace=False)
     if missing:
         pytest.skip(_NOT_RUN + missing)
+
+
+def _shared(config: pytest.Config, kind: type[Server]) -> Server:
+    need(kind.missing())
     state = _state(config, kind)
     with FileLock(state.with_suffix(".lock")):
         if not state.exists():

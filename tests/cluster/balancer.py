@@ -67,6 +67,7 @@ class Side(asyncio.Protocol):
     def __init__(self) -> None:
         self.transport: asyncio.Transport | None = None
         self.other: Side | None = None
+        self.early = b""
         self.ended = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -77,6 +78,8 @@ class Side(asyncio.Protocol):
         """Pass it on."""
         if self.other is not None and self.other.transport is not None:
             self.other.transport.write(data)
+        else:
+            self.early += data
 
     def connection_lost(self, error: Exception | None) -> None:
         """End the other side too."""
@@ -99,16 +102,14 @@ class Side(asyncio.Protocol):
 async def join(client: Side, candidates: Sequence[int]) -> None:
     """Connect a client to the first of the candidates that accepts, or cut it off when none does."""
     assert client.transport is not None
-    client.transport.pause_reading()
     for port in candidates:
         with suppress(OSError):
             _, backend = await asyncio.get_running_loop().create_connection(Side, "127.0.0.1", port)
             assert backend.transport is not None
             backend.other, client.other = client, backend
+            backend.transport.write(client.early)
             if client.ended:
-                backend.transport.abort()
-            elif not client.transport.is_closing():
-                client.transport.resume_reading()
+                backend.transport.close()
             return
     client.transport.abort()
 

@@ -1,4 +1,4 @@
-"""What joins the processes of a cluster, to be killed, held and started again under them."""
+"""PostgreSQL as what joins processes and nothing else, to be killed, held and started again under them."""
 
 from __future__ import annotations
 
@@ -8,29 +8,9 @@ import subprocess
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Self
 
 from tests.servers import READY_WITHIN, PostgresServer, ServerError
-
-
-class Broker(Protocol):
-    """A server that carries wakes, and nothing else of the cluster."""
-
-    @property
-    def wake(self) -> str:
-        """What `TIDEMARK_WAKE` says."""
-
-    def kill(self) -> None:
-        """End it at once (SIGKILL)."""
-
-    def revive(self) -> None:
-        """Start it again where it was; returns when it answers."""
-
-    def hold(self) -> None:
-        """Let it do nothing: its connections stay, and nothing comes over them (SIGSTOP)."""
-
-    def release(self) -> None:
-        """Let it go on."""
 
 
 class PostgresBroker(PostgresServer):

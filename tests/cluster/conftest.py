@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.balancer import Balancer
-from tests.cluster.brokers import Broker, PostgresBroker
+from tests.cluster.brokers import PostgresBroker
+from tests.conftest import need
 from tests.contract.client import SECRET, Device, Service
-from tests.servers import PostgresServer, TidemarkServer
+from tests.servers import NatsServer, PostgresServer, RedisServer, TidemarkServer
 
 DECLARATION = Path(__file__).parents[1] / "contract" / "schema.yaml"
 SETTINGS = {"TIDEMARK_RATE_LIMIT": "0", "TIDEMARK_LOG_FORMAT": "json"}
@@ -43,7 +44,7 @@ class Cluster:
 
     def errors(self) -> list[str]:
         """Lines that somebody should look at."""
-        return [line[:2_000] for line in self.log() if '"level": "error"' in line or "Traceback" in line]
+        return [line[:2_000] for line in self.log() if '"level":"error"' in line or "Traceback" in line]
 
 
 @contextmanager
@@ -80,7 +81,18 @@ def start_cluster(
         assert ended == [0] * processes
 
 
-BROKERS = {"postgresql": PostgresBroker}
+@pytest.fixture(scope="session")
+def cluster(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Three processes joined by their database; tests leave all of them running."""
+    with start_cluster(postgres_server.create_database(), tmp_path_factory.mktemp("cluster"), {}) as cluster:
+        yield cluster
+
+
+BROKERS: dict[str, type[PostgresBroker | RedisServer | NatsServer]] = {
+    "postgresql": PostgresBroker,
+    "redis": RedisServer,
+    "nats": NatsServer,
+}
 
 
 @dataclass
@@ -88,7 +100,7 @@ class Joined:
     """A cluster and what joins its processes."""
 
     cluster: Cluster
-    broker: Broker
+    broker: PostgresBroker | RedisServer | NatsServer
     kind: str
 
 
@@ -97,9 +109,11 @@ def joined(
     request: pytest.FixtureRequest, postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Joined]:
     """Three processes, once for each kind of broker; tests leave all of them running."""
+    kind = BROKERS[request.param]
+    need(kind.missing())
     database = postgres_server.create_database()
     with (
-        BROKERS[request.param]() as broker,
+        kind() as broker,
         start_cluster(database, tmp_path_factory.mktemp("cluster"), {"TIDEMARK_WAKE": broker.wake}) as cluster,
     ):
         yield Joined(cluster, broker, request.param)

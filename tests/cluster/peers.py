@@ -1,4 +1,4 @@
-"""Clients light enough for thousands in one event loop: a bare websocket, a tab that comes back, a writer that repeats.
+"""Clients of which thousands fit into one event loop: a bare websocket, a tab that comes back, a writer that repeats.
 
 Times are `time.monotonic()`, in seconds.
 """
@@ -12,10 +12,9 @@ import re
 import struct
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
-from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Final, cast
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Final, Protocol, cast
 
 import httpx2
 
@@ -134,13 +133,14 @@ class Tab:
         self.hints: list[int] = []
         self.welcomes = 0
         self.revoked = False
-        self.pictures: list[Json] = []
         self._device = device
         self._chance = chance or random.Random()
         self._versions: dict[tuple[str, str], int] = {}
         self._digest = ""
         self._watermark: dict[str, str] = {}
         self._wire: Wire | None = None
+        self._results: dict[str, asyncio.Future[list[Json]]] = {}
+        self._pushed = 0
         self._failures = 0
         self._here = asyncio.Event()
 
@@ -154,10 +154,22 @@ class Tab:
         """Whether the rows it holds are those of the service, by digest."""
         return digest(self._versions) == self._digest
 
-    def send(self, frame: Json) -> None:
-        """Send a frame on the present connection."""
+    async def push(self, mutations: list[Json]) -> list[Json]:
+        """Push over the present connection, once there is one; ConnectionError if it ends before the answer."""
+        await self._here.wait()
         assert self._wire is not None
-        self._wire.send(frame)
+        name = f"push {self._pushed}"
+        self._pushed += 1
+        answer: asyncio.Future[list[Json]] = asyncio.get_running_loop().create_future()
+        self._results[name] = answer
+        over = self._wire.over
+        self._wire.send({"t": "push", "id": name, "schema": SCHEMA, "mutations": mutations})
+        either: set[asyncio.Future[Any]] = {answer, over}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        del self._results[name]
+        if not answer.done():
+            raise ConnectionResetError("the stream ended before the answer")
+        return answer.result()
 
     async def live(self) -> None:
         """Connect, follow, come back; until cancelled."""
@@ -199,8 +211,8 @@ class Tab:
                 self.revoked = True
             case "behind" if self._wire is not None:
                 self.faults.append(f"behind at {self.to}")
-            case "presence" | "broadcast":
-                self.pictures.append(frame)
+            case "result":
+                self._results[frame["id"]].set_result(frame["results"])
             case "error":
                 self.faults.append(str(frame))
 
@@ -218,51 +230,102 @@ class Tab:
         self._digest = run.get("digest", "")
 
 
-@dataclass
-class Writer:
-    """Puts one new task after the other into a scope, each sent again until it is answered.
+class Way(Protocol):
+    """How a writer's pushes travel."""
 
-    `answered` says when, `versions` as what; `retries` counts what had to be sent again.
+    async def push(self, mutations: list[Json]) -> list[Json] | None:
+        """Their results; None when they are to be sent again. ConnectionError and httpx2.TransportError mean that."""
+
+
+class Http:
+    """By HTTP, on connections of its own."""
+
+    def __init__(self, device: Device, url: str) -> None:
+        self._device = device
+        self._url = url
+        self._http = httpx2.AsyncClient(timeout=15, trust_env=False)
+
+    async def push(self, mutations: list[Json]) -> list[Json] | None:
+        """Post them."""
+        body = self._device.envelope(mutations)
+        answer = await self._http.post(f"{self._url}/sync/push", json=body, headers=self._device.headers)
+        assert answer.status_code in (200, 503), answer.text
+        results: list[Json] | None = answer.json().get("results")
+        return results
+
+
+class Writer:
+    """Puts one new task after the other into a scope, each sent again until it is answered; `twice`: and once more.
+
+    `begun` and `answered` say when, `versions` as what; `retries` counts what had to be sent again.
     """
 
-    device: Device
-    scope: str
-    url: str
-    answered: dict[str, float] = field(default_factory=dict)
-    begun: dict[str, float] = field(default_factory=dict)
-    versions: dict[str, int] = field(default_factory=dict)
-    retries: int = 0
-    slowest: float = 0.0
+    def __init__(self, device: Device, scope: str, way: Way | None = None, *, twice: bool = False) -> None:
+        self.begun: dict[str, float] = {}
+        self.answered: dict[str, float] = {}
+        self.versions: dict[str, int] = {}
+        self.retries = 0
+        self.over = False
+        self._device = device
+        self._scope = scope
+        self._way = way or Http(device, device.service.url)
+        self._twice = twice
 
-    async def put(self, http: httpx2.AsyncClient) -> str:
+    @property
+    def slowest(self) -> float:
+        """Seconds that an answer took at most, with all that was sent again."""
+        return max(at - self.begun[row] for row, at in self.answered.items())
+
+    async def put(self) -> str:
         """Put one task; its row."""
-        mutation = self.device.put("tasks", title="t", scope=self.scope)
-        begun = self.begun[mutation["row"]] = time.monotonic()
-        body = self.device.envelope([mutation])
+        mutation = {"seq": 1} | self._device.put("tasks", title="t", scope=self._scope)
+        row = str(mutation["row"])
+        self.begun[row] = time.monotonic()
+        result = await self._settled(mutation)
+        self.answered[row] = time.monotonic()
+        self.versions[row] = result["version"]
+        if self._twice:
+            assert (await self._settled(mutation))["version"] == result["version"], "a repetition had an effect"
+        return row
+
+    async def _settled(self, mutation: Json) -> Json:
+        """The result of a mutation that is sent until it has one."""
         while True:
-            with suppress(httpx2.TransportError):
-                answer = await http.post(f"{self.url}/sync/push", json=body, headers=self.device.headers)
-                if answer.status_code == 200 and self._settled(mutation["row"], answer.json()["results"][0]):
-                    self.slowest = max(self.slowest, time.monotonic() - begun)
-                    return str(mutation["row"])
-                assert answer.status_code in (200, 503), answer.text
+            with suppress(httpx2.TransportError, ConnectionError):
+                results = await self._way.push([mutation])
+                if results is not None and results[0]["status"] != "retry":
+                    assert results[0]["status"] == "applied", results
+                    return results[0]
             self.retries += 1
             await asyncio.sleep(0.05)
 
     async def write(self, pause: float) -> None:
-        """Put one task after the other with a pause of so many seconds between; until cancelled."""
-        async with httpx2.AsyncClient(timeout=15, trust_env=False) as http:
-            while True:
-                await self.put(http)
-                await asyncio.sleep(pause)
+        """Put one task after the other with a pause of so many seconds between, until it is over."""
+        while not self.over:
+            await self.put()
+            await asyncio.sleep(pause)
 
-    def _settled(self, row: str, result: Json) -> bool:
-        if result["status"] == "retry":
-            return False
-        assert result["status"] == "applied", result
-        self.answered[row] = time.monotonic()
-        self.versions[row] = result["version"]
-        return True
+
+@asynccontextmanager
+async def writing(writers: Sequence[Writer], pause: float) -> AsyncIterator[None]:
+    """All of them write; what they have begun is answered before this ends."""
+    async with asyncio.TaskGroup() as group:
+        for writer in writers:
+            group.create_task(writer.write(pause))
+        yield
+        for writer in writers:
+            writer.over = True
+
+
+@asynccontextmanager
+async def living(tabs: Sequence[Tab], seconds: float = 20) -> AsyncIterator[None]:
+    """All of them live, and have been welcomed when this begins."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(tab.live()) for tab in tabs]
+        await until(lambda: all(tab.here for tab in tabs), seconds, "all are welcomed")
+        yield
+        for task in tasks:
+            task.cancel()
 
 
 async def until(look: Callable[[], object], seconds: float, what: str = "") -> float:

@@ -6,14 +6,12 @@ import asyncio
 import os
 import statistics
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 
-import httpx2
 import pytest
 
 from tests.cluster.conftest import Cluster, Joined
-from tests.cluster.peers import Tab, Writer, all_have, until
+from tests.cluster.peers import Tab, Writer, all_have, living, writing
 from tests.contract.client import Device
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -27,29 +25,19 @@ QUICK = 0.15
 """Seconds: far above what a wake takes, far below what looking now and then would take in the middle."""
 
 
-@asynccontextmanager
-async def everybody(cluster: Cluster, user: Device, scope: str, tabs: int = 2) -> AsyncIterator[list[Tab]]:
-    """So many tabs on each process, all welcomed."""
-    followers = [Tab(device, device.service.address[1], scope) for device in cluster.devices(user) for _ in range(tabs)]
-    async with asyncio.TaskGroup() as group:
-        living = [group.create_task(tab.live()) for tab in followers]
-        await until(lambda: all(tab.here for tab in followers), 15, "all are welcomed")
-        yield followers
-        for task in living:
-            task.cancel()
+def tabs_of(cluster: Cluster, user: Device, scope: str) -> list[Tab]:
+    """Two tabs on each process."""
+    return [Tab(device, device.service.address[1], scope) for device in cluster.devices(user) for _ in range(2)]
 
 
 async def storm(cluster: Cluster, user: Device, scope: str, faults: Sequence[Callable[[], None]] = ()) -> list[Writer]:
     """Writers on all processes but the last, which so hears of nothing by itself, while faults happen in turn."""
-    writers = [Writer(device, scope, device.service.url) for device in cluster.devices(user)[:-1]]
-    async with asyncio.TaskGroup() as group:
-        writing = [group.create_task(writer.write(0.01)) for writer in writers]
+    writers = [Writer(device, scope) for device in cluster.devices(user)[:-1]]
+    async with writing(writers, 0.01):
         for fault in faults:
             await asyncio.sleep(SECONDS / (len(faults) + 1))
             await asyncio.to_thread(fault)
         await asyncio.sleep(SECONDS / (len(faults) + 1))
-        for task in writing:
-            task.cancel()
     return writers
 
 
@@ -69,18 +57,17 @@ def check(tabs: list[Tab], writers: list[Writer]) -> float:
 
 async def delay(writer: Writer, tabs: list[Tab]) -> float:
     """Seconds from an answer to its arrival at all tabs, in the middle of ten."""
-    async with httpx2.AsyncClient(timeout=15, trust_env=False) as http:
-        delays = []
-        for _ in range(10):
-            row = await writer.put(http)
-            await all_have(tabs, writer.versions[row], 10)
-            delays.append(max(tab.arrived[row] for tab in tabs) - writer.answered[row])
+    delays = []
+    for _ in range(10):
+        row = await writer.put()
+        await all_have(tabs, writer.versions[row], 10)
+        delays.append(max(tab.arrived[row] for tab in tabs) - writer.answered[row])
     return statistics.median(delays)
 
 
 async def quick_again(cluster: Cluster, user: Device, scope: str, tabs: list[Tab], seconds: float = 30) -> list[Writer]:
     """Write until wakes bring changes at once, from every process to every other; who wrote."""
-    writers = [Writer(device, scope, device.service.url) for device in cluster.devices(user)]
+    writers = [Writer(device, scope) for device in cluster.devices(user)]
     deadline = time.monotonic() + seconds
     for writer in writers:
         while (found := await delay(writer, tabs)) > QUICK:
@@ -93,7 +80,8 @@ async def test_no_change_is_lost_while_the_broker_dies(joined: Joined) -> None:
     cluster, broker = joined.cluster, joined.broker
     user = cluster.services[0].device()
     scope = cluster.services[0].workspace(editor=user)
-    async with everybody(cluster, user, scope) as tabs:
+    tabs = tabs_of(cluster, user, scope)
+    async with living(tabs):
         writers = await quick_again(cluster, user, scope, tabs)
         writers += await storm(cluster, user, scope, [broker.kill, broker.revive, broker.kill, broker.revive])
         await all_have(tabs, head_of(writers), POLL + SLACK)
@@ -112,7 +100,8 @@ async def test_a_deaf_channel_costs_seconds(joined: Joined) -> None:
     cluster, broker = joined.cluster, joined.broker
     user = cluster.services[0].device()
     scope = cluster.services[0].workspace(editor=user)
-    async with everybody(cluster, user, scope) as tabs:
+    tabs = tabs_of(cluster, user, scope)
+    async with living(tabs):
         await quick_again(cluster, user, scope, tabs)
         broker.hold()
         try:
