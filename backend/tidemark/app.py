@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import os
 import shutil
-import signal
 import sys
-import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from litestar import Litestar, Request, Response
@@ -26,7 +22,6 @@ from .web.answer import HTML, Answer
 from .web.call import Call
 from .web.pages import start_page
 from .web.routes import Route, refusal
-from .web.shutdown import Shutdown
 
 DATA = Path("var")
 """Where development mode keeps its secret, below the folder that the service runs in."""
@@ -50,7 +45,7 @@ def create_app(settings: Settings, on_request: log.OnRequest = log.request_line)
     return Litestar(
         route_handlers=[plugin.frame.handler(Route("/", {"GET": start}, public=True), "")],
         plugins=[plugin],
-        lifespan=[_told_to_end(plugin.shutdown)],
+        lifespan=[_settled_memory, plugin.graceful.lifespan],
         exception_handlers={Exception: partial(_refused, on_request)},
         cors_config=_cors(settings),
         openapi_config=None,
@@ -94,33 +89,10 @@ def _refused(on_request: log.OnRequest, request: Request[Any, Any, Any], error: 
     return Response(answer.body, status_code=answer.status, media_type=answer.content_type.decode(), headers=headers)
 
 
-def _told_to_end(shutdown: Shutdown) -> Any:
-    """A lifespan that begins the shutdown at the signal; its own end would come too late, after what is held open."""
-
-    @asynccontextmanager
-    async def lifespan(_app: Litestar) -> AsyncIterator[None]:
-        # What was made so far lives as long as the process: the collector need not look at it again.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(*_GC_THRESHOLDS)
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        loop = asyncio.get_running_loop()
-        servers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-        def handle(number: int, frame: FrameType | None) -> None:
-            loop.call_soon_threadsafe(shutdown.begin)
-            server = servers[signal.Signals(number)]
-            if callable(server):
-                server(number, frame)
-
-        for number in servers:
-            signal.signal(number, handle)
-        try:
-            yield
-        finally:
-            for number, server in servers.items():
-                signal.signal(number, server)
-
-    return lifespan
+@asynccontextmanager
+async def _settled_memory(_app: Litestar) -> AsyncIterator[None]:
+    """What was made so far lives as long as the process: the collector need not look at it again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_GC_THRESHOLDS)
+    yield

@@ -42,6 +42,7 @@ from .wake.polling import PollingWake
 from .wake.postgresql import PostgresWake
 from .web.auth import Authenticator
 from .web.events import events_endpoint
+from .web.graceful import Graceful
 from .web.journal import journal_route
 from .web.keys import keys_of
 from .web.limits import RateLimit
@@ -88,8 +89,8 @@ class SyncConfig(Struct, frozen=True):
 class SyncPlugin(InitPluginProtocol):
     """Adds the synchronisation routes to a Litestar application and runs the engine for as long as it lives.
 
-    Raises SettingsError and DeclarationError when made. `shutdown.begin()` lets go of what is held open: to be called
-    when the process is told to end.
+    Raises SettingsError and DeclarationError when made. `graceful.lifespan`, among the application's own, ends streams
+    and held requests as soon as a signal tells the process to end; without it `shutdown.begin()` lets go of the latter.
     """
 
     def __init__(self, config: SyncConfig) -> None:
@@ -110,6 +111,7 @@ class SyncPlugin(InitPluginProtocol):
             monotonic=config.monotonic,
             meter=self.metrics,
         )
+        self.graceful = Graceful(self.shutdown, self.engine.end_streams, settings.shutdown_timeout / 1_000)
         self._jwks = httpx2.AsyncClient(timeout=_JWKS_TIMEOUT)
         limiter = RateLimit(settings.rate_limit, config.monotonic)
         self.frame = Frame(self._authenticator(), limiter, self.metrics, config.log, config.monotonic, settings.origins)
