@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -125,11 +126,13 @@ class SyncPlugin(InitPluginProtocol):
         """Every route."""
         engine, shutdown = self.engine, self.shutdown
         authenticate = self.frame.authenticator.authenticate
-        events = events_endpoint(engine, authenticate)
+        names = (f"{engine.node}-{number}" for number in count(1))
+        events = events_endpoint(engine, authenticate, names)
+        stream = stream_handler(engine, authenticate, names)
         return [
             push_route(engine),
             pull_route(engine, shutdown),
-            Route("/sync/stream", {"POST": events}, websocket=stream_handler(engine, authenticate)),
+            Route("/sync/stream", {"POST": events}, websocket=stream),
             journal_route(engine),
             members_route(engine),
             schema_route(engine),

@@ -138,7 +138,7 @@ async def test_the_end_of_the_service_is_an_event() -> None:
     plugin = plugin_of()
     async with reading(plugin) as reader:
         await reader.frame("changes")
-        await plugin.engine.hub.stop()
+        await plugin.engine.end_streams()
         name, data, *rest = (await reader.event()).decode().split("\n")
         assert (name, rest) == ("event: close", ["", ""])
         assert json.loads(data.removeprefix("data: ")).keys() == {"code", "reason"}

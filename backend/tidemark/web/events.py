@@ -7,8 +7,7 @@ on a websocket it says by other requests here.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from itertools import count
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Final
 
 import msgspec
@@ -32,9 +31,10 @@ _HEADERS: Final[tuple[Header, ...]] = (
 )
 
 
-def events_endpoint(engine: StreamEngine, authenticate: Callable[[str], Awaitable[Principal]]) -> Endpoint:
-    """What answers a POST. `authenticate` gives whom a token names, or raises RequestError."""
-    numbers = count(1)
+def events_endpoint(
+    engine: StreamEngine, authenticate: Callable[[str], Awaitable[Principal]], names: Iterator[str]
+) -> Endpoint:
+    """What answers a POST. `authenticate` gives whom a token names, or raises RequestError; sessions have `names`."""
     settings = engine.settings
 
     def now() -> int:
@@ -48,8 +48,7 @@ def events_endpoint(engine: StreamEngine, authenticate: Callable[[str], Awaitabl
 
         async def run(send: Send) -> int:
             socket = EventSocket(call, send, hello)
-            name = f"{engine.node}-e{next(numbers)}"
-            session = Session(engine, socket, name=name, authenticate=authenticate, now=now)
+            session = Session(engine, socket, name=next(names), authenticate=authenticate, now=now)
             return await socket.serve(session, settings.heartbeat / 1_000)
 
         return Live(run)

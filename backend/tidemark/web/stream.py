@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
-from itertools import count
 from typing import Any, Final
 
 from litestar import WebSocket
@@ -27,10 +26,9 @@ _FIRST_WORD = 1.0
 
 
 def stream_handler(
-    engine: StreamEngine, authenticate: Callable[[str], Awaitable[Principal]]
+    engine: StreamEngine, authenticate: Callable[[str], Awaitable[Principal]], names: Iterator[str]
 ) -> Callable[[Socket], Awaitable[None]]:
-    """What serves a websocket. `authenticate` gives whom a token names, or raises RequestError."""
-    numbers = count(1)
+    """What serves a websocket. `authenticate` gives whom a token names, or raises RequestError; sessions have `names`."""
 
     def now() -> int:
         return clock.millis_of(engine.clock(""))
@@ -51,8 +49,7 @@ def stream_handler(
             with suppress(ConnectionError):
                 await frames.close(CloseCode.FORBIDDEN_ORIGIN, "pages of this origin may not open streams here")
             return
-        name = f"{engine.node}-{next(numbers)}"
-        await Session(engine, frames, name=name, authenticate=authenticate, now=now).run()
+        await Session(engine, frames, name=next(names), authenticate=authenticate, now=now).run()
 
     return stream
 
