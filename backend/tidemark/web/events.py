@@ -34,7 +34,7 @@ _HEADERS: Final[tuple[Header, ...]] = (
 def events_endpoint(
     engine: StreamEngine, authenticate: Callable[[str], Awaitable[Principal]], names: Iterator[str]
 ) -> Endpoint:
-    """What answers a POST. `authenticate` gives whom a token names, or raises RequestError; sessions have `names`."""
+    """What answers a POST. `authenticate` gives whom a token names, or raises RequestError; `names` name sessions."""
     settings = engine.settings
 
     def now() -> int:
