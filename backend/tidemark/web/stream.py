@@ -28,7 +28,7 @@ _FIRST_WORD = 1.0
 def stream_handler(
     engine: StreamEngine, authenticate: Callable[[str], Awaitable[Principal]], names: Iterator[str]
 ) -> Callable[[Socket], Awaitable[None]]:
-    """What serves a websocket. `authenticate` gives whom a token names, or raises RequestError; `names` are sessions'."""
+    """Serves a websocket. `authenticate` gives whom a token names, or raises RequestError; `names` for sessions."""
 
     def now() -> int:
         return clock.millis_of(engine.clock(""))
