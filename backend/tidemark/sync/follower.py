@@ -136,9 +136,9 @@ class StreamFollower:
         self._visits: dict[str, Visit] = {}
         self._readable: set[str] = set()
         self._narrowed: set[str] | None = None
-        self._paused: set[str] = set()
+        self._paused: frozenset[str] = frozenset()
         self._marks: dict[str, str] = {}
-        self._lost: set[str] = set()
+        self._lost: frozenset[str] = frozenset()
         """Scopes revoked on this connection: a watermark that the peer gives for one may be older than that."""
         self._refused: dict[str, str | None] = {}
         """Scopes to follow after the next survey, with their marks."""
@@ -224,7 +224,7 @@ class StreamFollower:
         scope = state.scope
         if scope in self._lost and scope not in self._readable:
             self.send(ScopeAdded(scope))
-        self._paused.discard(scope)
+        self._paused -= {scope}
         self._readable.add(scope)
         if self._narrowed is not None:
             self._narrowed.add(scope)
@@ -235,7 +235,7 @@ class StreamFollower:
     def pause(self, scopes: Iterable[str]) -> None:
         """Follow these no more, and remember where they stood."""
         for scope in self._readable.intersection(scopes):
-            self._paused.add(scope)
+            self._paused |= {scope}
             if self._narrowed is not None:
                 self._narrowed.discard(scope)
             self._drop(scope)
@@ -334,12 +334,10 @@ class StreamFollower:
             self.membership_moved()
             return
         self._followed[state.scope] = following
-        begin = self._begin(following, state)
-        stands = mark is not None and not begin.reset and begin.after == state.head
-        if stands and state.head >= self._hub.position(state.scope):
-            self._live_at(following, state.head)
-        else:
+        if state.head < self._hub.position(state.scope) or (state.head and not self._stands(following, state)):
             self._make_due(following)
+        else:
+            self._send_run(following, state, b"", whole=True)
 
     def _drop(self, scope: str) -> None:
         following = self._followed.pop(scope, None)
@@ -357,9 +355,9 @@ class StreamFollower:
     def _lose(self, scope: str) -> None:
         """A scope may not be read any more; what was said about it on this connection lapses."""
         self._readable.discard(scope)
-        self._paused.discard(scope)
+        self._paused -= {scope}
         self._marks.pop(scope, None)
-        self._lost.add(scope)
+        self._lost |= {scope}
         if scope in self._visits:
             self._rooms.depart(self, scope)
             self.tidy_visits()
@@ -477,13 +475,16 @@ class StreamFollower:
         if (again.after, again.reset) != (begin.after, begin.reset):
             return
         body, whole = (b"", True) if run is None else (run.body, run.to == state.head)
-        if begin.reset and not following.asked:
-            whole = False  # a stream resets nobody unasked (SPEC 5)
-        if self._mark(following) is not None and not begin.reset and begin.after == state.head:
+        self._send_run(following, state, body, whole=whole)
+
+    def _send_run(self, following: Following, state: ScopeState, body: bytes, *, whole: bool) -> None:
+        """Send what the feed holds for this reader (not all of it: not `whole`); from then on the scope is live."""
+        begin = self._begin(following, state)
+        if self._stands(following, state):
             self._live_at(following, state.head)
             return
         frame = None
-        if whole:
+        if whole and (following.asked or not begin.reset):  # a stream resets nobody unasked (SPEC 5)
             frame = self._hub.frames.whole_run(
                 state, begin.after, body, schema=self.schema, base=begin.base, reset=begin.reset
             )
@@ -495,6 +496,11 @@ class StreamFollower:
             self.put(frame)
             self._live_at(following, state.head)
             self._reflected = max(self._reflected, state.clock)
+
+    def _stands(self, following: Following, state: ScopeState) -> bool:
+        """Whether the peer has everything already."""
+        begin = self._begin(following, state)
+        return self._mark(following) is not None and not begin.reset and begin.after == state.head
 
     def _begin(self, following: Following, state: ScopeState) -> watermark.Start:
         mark, epoch = self._mark(following), self._hub.frames.epoch()

@@ -89,9 +89,9 @@ class Topic:
         self.head = self.number = -1
         self.clock = ""
         self.followers: set[Follower] = set()
-        self.guests: set[Follower] = set()
-        self.trackers: set[Tracker] = set()
-        self.watches: set[Watch] = set()
+        self.guests: dict[Follower, None] = {}  # a set of nothing weighs more, and there is a topic for each user
+        self.trackers: dict[Tracker, None] = {}
+        self.watches: dict[Watch, None] = {}
         self.reading: asyncio.Task[None] | None = None
         self.kept: list[Commit] = []
         """Commits of this process that came while the feed was being read."""
@@ -266,12 +266,12 @@ class Hub:
         topic = self._topic(state.scope)
         if not self._admits(topic, state):
             return False
-        topic.guests.add(guest)
+        topic.guests[guest] = None
         self._heard(topic, state.head, state.members)
         return True
 
     def let_out(self, guest: Follower) -> None:
-        self._topics[guest.scope].guests.discard(guest)
+        self._topics[guest.scope].guests.pop(guest, None)
 
     def _admits(self, topic: Topic, state: ScopeState) -> bool:
         """Whether rights found at `state` are as new as those of the ones who are there."""
@@ -283,12 +283,12 @@ class Hub:
 
     def track(self, tracker: Tracker) -> None:
         """Tell it when the members number of its user's own scope moves."""
-        self._topic(tracker.own).trackers.add(tracker)
+        self._topic(tracker.own).trackers[tracker] = None
 
     def untrack(self, tracker: Tracker) -> None:
         topic = self._topics.get(tracker.own)
         if topic is not None:
-            topic.trackers.discard(tracker)
+            topic.trackers.pop(tracker, None)
 
     @property
     def topics(self) -> int:
@@ -310,13 +310,13 @@ class Hub:
         """New topics make it look at once: so the watch soon knows where they stand."""
         for scope in scopes:
             topic = self._topic(scope)
-            topic.watches.add(watch)
+            topic.watches[watch] = None
             if topic.head < 0:
                 self._look.set()
 
     def remove_watch(self, watch: Watch, scopes: Iterable[str]) -> None:
         for scope in scopes:
-            self._topics[scope].watches.discard(watch)
+            self._topics[scope].watches.pop(watch, None)
 
     def _topic(self, scope: str) -> Topic:
         return self._topics.get(scope) or self._topics.setdefault(scope, Topic(scope))
@@ -396,7 +396,7 @@ class Hub:
             grant = self.access.grant_of(topic.scope, roles.get(follower.user))
             if follower.own != topic.scope and grant is None:
                 topic.followers.discard(follower)
-                topic.guests.discard(follower)
+                topic.guests.pop(follower, None)
                 follower.revoked()
         self._members_moved(topic, number)
 

@@ -8,7 +8,7 @@ the same.
 
 from __future__ import annotations
 
-from asyncio import BaseTransport
+import asyncio
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -25,16 +25,45 @@ def _nothing() -> None:
     """Nobody is to be told."""
 
 
+class Events:
+    """What came for the application: the part of asyncio's queue that a connection needs, at a tenth of its memory."""
+
+    __slots__ = ("_events", "_waiter")
+
+    def __init__(self) -> None:
+        self._events: list[Any] = []
+        self._waiter: asyncio.Future[None] | None = None
+
+    def put_nowait(self, event: Any) -> None:
+        self._events.append(event)
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def empty(self) -> bool:
+        return not self._events
+
+    async def get(self) -> Any:
+        """The next event, for one reader at a time."""
+        while not self._events:
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        return self._events.pop(0)
+
+
 class WireProtocol(WebSocketsSansIOProtocol):
     """A connection that can be written to without waiting."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
+        self.queue = Events()  # type: ignore[assignment]  # uvicorn uses no more of a queue than this
         self.congested = False
         self.on_pause: Callable[[], None] = _nothing
         self.on_resume: Callable[[], None] = _nothing
 
-    def connection_made(self, transport: BaseTransport) -> None:
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self.transport.set_write_buffer_limits(high=MARK, low=0)
         self.write = self.transport.write
@@ -47,6 +76,12 @@ class WireProtocol(WebSocketsSansIOProtocol):
         if not self.close_sent:
             extensions: dict[str, Any] = self.scope["extensions"]
             extensions[EXTENSION] = self
+
+    async def send(self, message: Any) -> None:
+        await super().send(message)
+        if self.handshake_complete:
+            self.__dict__.pop("request", None)  # a connection lives for days: its handshake need not
+            self.__dict__.pop("response", None)
 
     def pause_writing(self) -> None:
         super().pause_writing()

@@ -39,9 +39,7 @@ def stream_handler(
             return
         await socket.accept(subprotocols=SUBPROTOCOL)
         frames = Frames(socket)
-        asked = socket.headers
-        page, site = asked.get("origin"), asked.get("sec-fetch-site")
-        if not allowed_origin(page, asked.get("host"), engine.settings.origins, site):
+        if not _is_allowed(socket, engine.settings.origins):
             # A peer that says hello at once, as most do, is to learn why, not that its write failed.
             with suppress(TimeoutError):
                 async with asyncio.timeout(_FIRST_WORD):
@@ -49,6 +47,7 @@ def stream_handler(
             with suppress(ConnectionError):
                 await frames.close(CloseCode.FORBIDDEN_ORIGIN, "pages of this origin may not open streams here")
             return
+        socket.scope["headers"] = []  # a connection lives for days: what it began with need not
         await Session(engine, frames, name=next(names), authenticate=authenticate, now=now).run()
 
     return stream
@@ -85,6 +84,12 @@ class Frames:
             await self._socket.send(event)
         except (WebSocketDisconnect, OSError) as gone:
             raise ConnectionResetError("the peer is gone") from gone
+
+
+def _is_allowed(socket: Socket, others: tuple[str, ...]) -> bool:
+    headers = {name: value.decode("latin-1") for name, value in socket.scope["headers"]}
+    page, host, site = (headers.get(name) for name in (b"origin", b"host", b"sec-fetch-site"))
+    return allowed_origin(page, host, others, site)
 
 
 async def _refuse(socket: Socket) -> None:
