@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Hashable
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 from tidemark.meter import BroadcastFate
 
@@ -46,14 +46,22 @@ class Bucket:
         return 0.0 if self._tokens >= 1 - _SLACK else (1 - self._tokens) / self._rate
 
 
+class Waiting(NamedTuple, Generic[V]):
+    """A value that waits for its turn; `size` in bytes, `kept` if it never gives way."""
+
+    value: V
+    size: int
+    kept: bool
+
+
 class Throttle(Generic[K, V]):
     """Lets values pass at a rate, first come first served; a later value of a kind takes the waiting one's place.
 
-    At most `most` kinds of `most_bytes` together wait; the oldest give way. `tally` hears what became of those that
-    will never pass.
+    At most `most` kinds of `most_bytes` together wait, those aside that are kept; the oldest give way. `tally` hears
+    what became of those that will never pass.
     """
 
-    __slots__ = ("_bucket", "_most", "_most_bytes", "_size", "_tally", "_waiting")
+    __slots__ = ("_bucket", "_loose", "_most", "_most_bytes", "_size", "_tally", "_waiting")
 
     def __init__(
         self, bucket: Bucket, *, most: int, most_bytes: int, tally: Callable[[BroadcastFate, int], None]
@@ -62,18 +70,18 @@ class Throttle(Generic[K, V]):
         self._most = most
         self._most_bytes = most_bytes
         self._tally = tally
-        self._waiting: dict[K, tuple[V, int]] = {}
-        self._size = 0
+        self._waiting: dict[K, Waiting[V]] = {}
+        self._loose = self._size = 0
 
-    def put(self, kind: K, value: V, size: int) -> None:
+    def put(self, kind: K, value: V, size: int, *, kept: bool = False) -> None:
         known = self._waiting.get(kind)
         if known is not None:
-            self._size -= known[1]
+            self._count(-1, known)
             self._tally("coalesced", 1)
-        self._waiting[kind] = value, size
-        self._size += size
-        while len(self._waiting) > self._most or (self._size > self._most_bytes and len(self._waiting) > 1):
-            self._remove(next(iter(self._waiting)))
+        waiting = self._waiting[kind] = Waiting(value, size, kept)
+        self._count(1, waiting)
+        while self._loose > self._most or (self._size > self._most_bytes and self._loose > 1):
+            self._remove(next(kind for kind, waiting in self._waiting.items() if not waiting.kept))
             self._tally("dropped", 1)
 
     def take(self, now: float) -> list[V]:
@@ -94,9 +102,14 @@ class Throttle(Generic[K, V]):
             self._tally("dropped", 1)
 
     def _remove(self, kind: K) -> V:
-        value, size = self._waiting.pop(kind)
-        self._size -= size
-        return value
+        waiting = self._waiting.pop(kind)
+        self._count(-1, waiting)
+        return waiting.value
+
+    def _count(self, sign: int, waiting: Waiting[V]) -> None:
+        if not waiting.kept:
+            self._loose += sign
+            self._size += sign * waiting.size
 
 
 class Valve(Generic[K, V]):
@@ -110,8 +123,9 @@ class Valve(Generic[K, V]):
         self._monotonic = monotonic
         self._timer: asyncio.TimerHandle | None = None
 
-    def put(self, kind: K, value: V, size: int) -> None:
-        self._throttle.put(kind, value, size)
+    def put(self, kind: K, value: V, size: int, *, kept: bool = False) -> None:
+        """Let it pass as soon as the rate allows; `kept`: it never gives way to others."""
+        self._throttle.put(kind, value, size, kept=kept)
         if self._timer is None:
             self._open()
 

@@ -40,7 +40,7 @@ WHOLE_INTERVAL: Final = 1.0
 """Seconds between two times that other processes are told of everything."""
 BEAT: Final = 5.0
 MAX_WAITING: Final = 16
-"""Kinds of broadcasts and states of one connection that wait for their turn."""
+"""Kinds of broadcasts of one connection that wait for their turn; besides, one state for each of its rooms."""
 MAX_WAITING_IN_ROOM: Final = 4_096
 MAX_WAITING_BYTES: Final = 256 << 10
 MAX_WAITING_BYTES_IN_ROOM: Final = 1 << 20
@@ -147,7 +147,7 @@ class Rooms:
         visitor = self._inside(guest, room)
         shown = Raw(messages.encode(state))
         self._check(visitor, room, shown)
-        visitor.valve.put((room, None), partial(self._show, visitor, room, shown), len(shown))
+        visitor.valve.put((room, None), partial(self._show, visitor, room, shown), len(shown), kept=True)
 
     def cast(self, guest: Guest, room: str, event: str, payload: Any) -> None:
         """Say something to all others in a room, as soon as the rates allow; RequestError `not_joined`."""
