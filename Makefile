@@ -61,13 +61,17 @@ clean:  ## Remove what was installed or built; var/, the data, stays.
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
-# The servers are there for the tests. Without them these run on SQLite and say so. Of MariaDB the programs are enough:
-# its package with a service for the whole machine is not wanted.
-packages:
+# The servers are there for the tests. Without them these run on SQLite and say so. Of the others than PostgreSQL the
+# programs are enough: packages with a service for the whole machine are not wanted. Redis's tools hold the server too.
+packages: | $(BIN)/python
 	@compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || command -v initdb >/dev/null \
 		|| tools/packages postgresql || echo 'PostgreSQL is missing: its tests will not run.'
 	@PATH="$$PATH:/usr/sbin"; { command -v mariadbd && command -v mariadb; } >/dev/null \
 		|| tools/packages mariadb-server-core mariadb-client-core || echo 'MariaDB is missing: its tests will not run.'
+	@{ command -v redis-server || command -v valkey-server || command -v redis-check-rdb; } >/dev/null \
+		|| tools/packages redis-tools || echo 'Redis is missing: its tests will not run.'
+	@PATH="$$PATH:/usr/sbin:$(CURDIR)/$(BIN)"; command -v nats-server >/dev/null \
+		|| tools/unpack nats-server usr/sbin/nats-server $(BIN) || echo 'NATS is missing: its tests will not run.'
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo 'Tidemark needs Python 3.11 or newer.' >&2; exit 1; }

@@ -58,9 +58,13 @@ from .web.stream import stream_handler
 
 if TYPE_CHECKING:
     from .store.mysql import MysqlStore
+    from .wake.nats import NatsWake
+    from .wake.redis import RedisWake
 
 _POLL_WITHOUT_WAKE = 100
 _JWKS_TIMEOUT = 5.0
+_REDIS = ("redis", "rediss", "valkey", "valkeys")
+_NATS = ("nats", "tls")
 
 _log = structlog.get_logger(__name__)
 
@@ -292,12 +296,35 @@ def _wake_of(settings: Settings, chance: Callable[[int], bytes]) -> Wake:
     if wake == "polling":
         return PollingWake(min(settings.poll_interval, _POLL_WITHOUT_WAKE))
     if wake != "auto":
-        raise SettingsError([f"{variable('wake')}: auto, polling or a postgresql:// URL is expected"])
+        try:
+            return _broker_wake(wake)(wake, chance=chance)
+        except ValueError as fault:
+            raise SettingsError([f"{variable('wake')}: {fault}"]) from None
     if is_sqlite(settings):
         return LocalWake()
     if is_mysql(settings.database_url):
         return PollingWake(min(settings.poll_interval, _POLL_WITHOUT_WAKE))
     return PostgresWake(settings.database_url, chance=chance)
+
+
+def _broker_wake(url: str) -> type[RedisWake | NatsWake]:
+    """Imported only where it is asked for: the clients of brokers are extras."""
+    scheme = url.partition("://")[0] if "://" in url else ""
+    try:
+        if scheme in _REDIS:
+            from .wake.redis import RedisWake  # noqa: PLC0415
+
+            return RedisWake
+        if scheme in _NATS:
+            from .wake.nats import NatsWake  # noqa: PLC0415
+
+            return NatsWake
+    except ImportError as fault:
+        extra = "redis" if scheme in _REDIS else "nats"
+        why = f"{scheme}: needs its client, install tidemark[{extra}] ({fault})"
+        raise SettingsError([f"{variable('wake')}: {why}"]) from fault
+    served = ", ".join(f"{name}://" for name in ("postgresql", *_REDIS, *_NATS))
+    raise SettingsError([f"{variable('wake')}: auto, polling or a URL is expected, {served}"])
 
 
 def is_sqlite(settings: Settings) -> bool:

@@ -162,8 +162,10 @@ class Settings(Struct, frozen=True, kw_only=True):
         str,
         About(
             TEXT,
-            "How processes tell each other of commits: `auto` (PostgreSQL's own channel; MySQL and MariaDB have none "
-            "and are polled), `polling`, or the `postgresql://` URL of a connection of its own, as PgBouncer asks for.",
+            "How processes tell each other of commits, and share rooms: `auto` (PostgreSQL's own channel; MySQL and "
+            "MariaDB have none and are polled), `polling` (rooms stay within a process), or a URL: `postgresql://` (a "
+            "connection of its own, as PgBouncer asks for), `redis://`, `rediss://`, `valkey://`, `nats://` or "
+            "`tls://` (NATS, encrypted).",
             True,
         ),
     ] = "auto"

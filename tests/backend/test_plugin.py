@@ -20,8 +20,10 @@ from tidemark.store.postgresql import PostgresStore
 from tidemark.store.schema.migrate import migrate
 from tidemark.store.sqlite import SqliteStore
 from tidemark.wake.local import LocalWake
+from tidemark.wake.nats import NatsWake
 from tidemark.wake.polling import PollingWake
 from tidemark.wake.postgresql import PostgresWake
+from tidemark.wake.redis import RedisWake
 from tidemark_protocol.errors import DeclarationError
 
 Client = TestClient[Litestar]
@@ -166,10 +168,56 @@ def test_sqlite_serves_one_process() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wake", "kind"), [("polling", PollingWake), ("postgresql://ada@past-the-pooler/x", PostgresWake)]
+    ("wake", "kind"),
+    [
+        ("polling", PollingWake),
+        ("postgresql://ada@past-the-pooler/x", PostgresWake),
+        ("redis://ada:secret@broker:6380/0", RedisWake),
+        ("rediss://broker?ssl_ca_certs=/etc/ca.pem", RedisWake),
+        ("valkey://broker", RedisWake),
+        ("valkeys://broker", RedisWake),
+        ("nats://broker", NatsWake),
+        ("tls://ada:secret@broker:4223", NatsWake),
+        ("nats://first,nats://second:4223", NatsWake),
+    ],
 )
 def test_the_wake_can_be_chosen(wake: str, kind: type) -> None:
-    """Polling, or a connection of its own."""
+    """Polling, a connection of its own, or a broker."""
     assert isinstance(make_wake(Settings(database_url="postgresql://pooler/x", wake=wake)), kind)
-    with pytest.raises(SettingsError, match="TIDEMARK_WAKE"):
-        make_wake(Settings(wake="pigeon"))
+
+
+@pytest.mark.parametrize("wake", ["pigeon", "redis", "kafka://broker", "nats:broker"])
+def test_another_wake_is_refused(wake: str) -> None:
+    """With all that are served."""
+    with pytest.raises(SettingsError, match=r"TIDEMARK_WAKE.*auto, polling.*postgresql://, redis://.*nats://"):
+        make_wake(Settings(wake=wake))
+
+
+@pytest.mark.parametrize(
+    "wake",
+    [
+        "redis://:hu/sh@broker",
+        "redis://broker?colour=red",
+        "redis://broker?db=one",
+        "nats://",
+        "nats://first,second",
+        "nats://ada:hu/sh@broker",
+        "nats://broker:0",
+    ],
+)
+def test_a_wake_whose_url_cannot_be_read(wake: str) -> None:
+    """It is refused when it is made, not again and again when it connects, and what is said bears no secret."""
+    with pytest.raises(SettingsError, match="TIDEMARK_WAKE") as caught:
+        make_wake(Settings(wake=wake))
+    assert "hu" not in str(caught.value)
+
+
+@pytest.mark.parametrize("broker", ["redis", "nats"])
+def test_without_the_client_of_a_broker_the_setting_is_at_fault(monkeypatch: pytest.MonkeyPatch, broker: str) -> None:
+    """The message says what to install; who has no use for the broker needs nothing."""
+    monkeypatch.delitem(sys.modules, f"tidemark.wake.{broker}", raising=False)
+    for name in [name for name in sys.modules if name.split(".")[0] == broker]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, broker, None)
+    with pytest.raises(SettingsError, match=rf"TIDEMARK_WAKE.*install tidemark\[{broker}\]"):
+        make_wake(Settings(wake=f"{broker}://broker"))

@@ -45,11 +45,14 @@ DEFAULT: Final = Timing()
 class Line(Protocol):
     """One connection that hears a channel. What fails raises OSError."""
 
+    async def open(self) -> None:
+        """Connect; returns once the channel is heard."""
+
     async def publish(self, payloads: Sequence[bytes]) -> None:
         """Say payloads, in their order; returns once the channel has them."""
 
     async def close(self) -> None:
-        """Let go of it, at once."""
+        """Let go of it, open or not."""
 
 
 class ChannelWake(ABC):
@@ -69,14 +72,15 @@ class ChannelWake(ABC):
         self._outbox = Outbox(self._sender, self.most)
         self._attention = asyncio.Event()
         self._broken = False
+        self._saying: asyncio.Timeout | None = None
         self._failures = 0
         self._stopping = False
         self._line: Line | None = None
         self._task: asyncio.Task[None] | None = None
 
     @abstractmethod
-    async def connect(self, channel: str, heard: Callable[[bytes], None], broken: Callable[[], None]) -> Line:
-        """Open a connection that passes on what it hears, and says when it is found broken. OSError when it fails."""
+    def line(self, channel: str, heard: Callable[[bytes], None], broken: Callable[[], None]) -> Line:
+        """A connection, not opened yet, that passes on what it hears, and says when it is found broken."""
 
     async def start(self, on_wake: OnWake, on_message: OnMessage, namespace: str) -> None:
         inbox = Inbox(self._sender, on_wake, on_message)
@@ -111,10 +115,13 @@ class ChannelWake(ABC):
                 await self._serve(channel, inbox, on_wake)
             except OSError as error:
                 self._failures += 1
-                _log.warning("wake_lost", reason=str(error) or type(error).__name__, failures=self._failures)
+                say = _log.warning if self._failures == 1 else _log.info
+                say("wake_lost", reason=str(error) or type(error).__name__, failures=self._failures)
             except Exception:  # noqa: BLE001  (a fault of ours must not leave the process deaf for ever)
                 self._failures += 1
                 _log.exception("wake_failed")
+            else:
+                return
             self.meter.wake_connected(connected=False)
             self._outbox.lose()
             inbox.forget()
@@ -127,11 +134,16 @@ class ChannelWake(ABC):
 
     async def _serve(self, channel: str, inbox: Inbox, on_wake: OnWake) -> None:
         """Open a connection and say all that is to be said, until it is found dead, which raises, or `stop` is."""
-        self._broken = False
-        async with asyncio.timeout(self.timing.answer_within):
-            line = await self.connect(channel, partial(self._hear, inbox), self._on_broken)
-        self._line = line
+
+        def broken() -> None:
+            if self._line is line:
+                self._on_broken()
+
+        line = self.line(channel, partial(self._hear, inbox), broken)
         try:
+            async with asyncio.timeout(self.timing.answer_within):
+                await line.open()
+            self._line, self._broken = line, False
             await self._converse(line, inbox, on_wake)
         finally:
             self._line = None
@@ -168,8 +180,11 @@ class ChannelWake(ABC):
         self._attention.clear()
         payloads = [*self._outbox.take(), *more]
         if payloads:
-            async with asyncio.timeout(self.timing.answer_within):
-                await line.publish(payloads)
+            try:
+                async with asyncio.timeout(self.timing.answer_within) as self._saying:
+                    await line.publish(payloads)
+            finally:
+                self._saying = None
             self.meter.wake_sent(len(payloads))
 
     def _hear(self, inbox: Inbox, payload: bytes) -> None:
@@ -177,5 +192,8 @@ class ChannelWake(ABC):
         inbox.read(payload)
 
     def _on_broken(self) -> None:
+        """Nothing is waited for any more."""
         self._broken = True
         self._attention.set()
+        if self._saying is not None:
+            self._saying.reschedule(asyncio.get_running_loop().time())

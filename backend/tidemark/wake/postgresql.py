@@ -29,37 +29,42 @@ class PostgresWake(ChannelWake):
         super().__init__(chance=chance, timing=timing)
         self._url = url
 
-    async def connect(self, channel: str, heard: Callable[[bytes], None], broken: Callable[[], None]) -> _Line:
-        def on_notify(_connection: Any, _process: int, _channel: str, payload: str) -> None:
-            heard(payload.encode())
-
-        with _translated():
-            connection = await asyncpg.connect(
-                self._url,
-                timeout=self.timing.answer_within,
-                command_timeout=self.timing.answer_within,
-                server_settings={"application_name": APPLICATION},
-            )
-            try:
-                connection.add_termination_listener(lambda _: broken())
-                await connection.add_listener(channel, on_notify)
-            except BaseException:
-                connection.terminate()
-                raise
-        return _Line(connection, channel)
+    def line(self, channel: str, heard: Callable[[bytes], None], broken: Callable[[], None]) -> _Line:
+        return _Line(self._url, channel, heard, broken, self.timing.answer_within)
 
 
 class _Line:
-    def __init__(self, connection: Any, channel: str) -> None:
-        self._connection = connection
+    def __init__(
+        self, url: str, channel: str, heard: Callable[[bytes], None], broken: Callable[[], None], patience: float
+    ) -> None:
+        self._url = url
         self._channel = channel
+        self._heard = heard
+        self._broken = broken
+        self._patience = patience
+        self._connection: Any = None
+
+    async def open(self) -> None:
+        with _translated():
+            self._connection = await asyncpg.connect(
+                self._url,
+                timeout=self._patience,
+                command_timeout=self._patience,
+                server_settings={"application_name": APPLICATION},
+            )
+            self._connection.add_termination_listener(lambda _: self._broken())
+            await self._connection.add_listener(self._channel, self._on_notify)
 
     async def publish(self, payloads: Sequence[bytes]) -> None:
         with _translated():
             await self._connection.execute(_NOTIFY, self._channel, [payload.decode() for payload in payloads])
 
     async def close(self) -> None:
-        self._connection.terminate()
+        if self._connection is not None:
+            self._connection.terminate()
+
+    def _on_notify(self, _connection: Any, _process: int, _channel: str, payload: str) -> None:
+        self._heard(payload.encode())
 
 
 @contextmanager

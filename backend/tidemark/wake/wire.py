@@ -44,10 +44,6 @@ class Outbox:
         self._number = 0
         self._lost = False
 
-    @property
-    def waiting(self) -> bool:
-        return bool(self._lost or self._wakes or self._messages)
-
     def wake(self, scope: str, head: int, members: int) -> None:
         """Wakes of one scope become one."""
         if self._lost:
