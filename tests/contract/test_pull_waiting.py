@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
 import time
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import httpx2
 import pytest
 
 from tests.contract.client import Device, Json, Service
@@ -182,3 +185,37 @@ def test_a_cut_streamed_pull_stands_as_far_as_it_came(device: Device) -> None:
     assert len(replica.versions(device.scope)) == 30
     replica.pull(device)
     assert len(replica.versions(device.scope)) == 200
+
+
+async def test_many_waits_hold_nobody_up(service: Service) -> None:
+    """Of 60 pulls that wait none holds a connection to the database: others are served, and then all are answered."""
+    owner = service.device()
+    scope = service.workspace(owner=owner)
+    devices = [owner.again() for _ in range(60)]
+    watermark = held(owner).watermark
+    limits = httpx2.Limits(max_connections=len(devices))
+    async with httpx2.AsyncClient(base_url=service.url, timeout=40, trust_env=False, limits=limits) as http:
+        waits = [
+            asyncio.create_task(
+                http.post("/sync/pull", json=device.pull_body(watermark, wait=25), headers=device.headers)
+            )
+            for device in devices
+        ]
+        await asyncio.to_thread(until_waiting, service, len(waits))
+        started = time.monotonic()
+        put = owner.put("tasks", title="new", scope=scope)
+        await asyncio.to_thread(owner.apply, put)
+        assert time.monotonic() - started < 5
+        pages = [answer.json() for answer in await asyncio.gather(*waits)]
+    assert {change["row"] for page in pages for run in page["scopes"] for change in run["changes"]} == {put["row"]}
+    assert all(len(page["scopes"]) == 1 for page in pages)
+
+
+def until_waiting(service: Service, pulls: int) -> None:
+    """Wait until at least so many pulls are held."""
+    deadline = time.monotonic() + 20
+    while True:
+        found = re.search(r"^tidemark_pulls_waiting (\S+)$", service.http.get("/metrics").text, re.MULTILINE)
+        if found is not None and float(found[1]) >= pulls:
+            return
+        assert time.monotonic() < deadline

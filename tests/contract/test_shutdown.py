@@ -27,6 +27,7 @@ from tests.contract.conftest import DECLARATION, SETTINGS, Launcher, Running
 from tests.contract.event_stream import EventStream
 from tests.contract.stream import SUBPROTOCOL
 from tests.contract.test_database_away import away
+from tests.contract.test_pull_waiting import until_waiting
 from tests.contract.test_stream_limits import Bare
 from tests.servers import PostgresServer, TidemarkServer
 
@@ -172,13 +173,6 @@ async def test_everything_open_ends_in_order(mortal: Running) -> None:
         assert rows(mutations) & there == expected
     for (_, mutations), answer in zip(by_request, answered, strict=True):
         assert rows(mutations) & there == (rows(mutations) if answer else set())
-
-
-def until_waiting(service: Service, pulls: int) -> None:
-    """Wait until so many pulls are held."""
-    deadline = time.monotonic() + 10
-    while f"tidemark_pulls_waiting {pulls}.0" not in service.http.get("/metrics").text:
-        assert time.monotonic() < deadline
 
 
 def tried(device: Device, mutations: list[Json]) -> list[Json] | None:
