@@ -73,8 +73,10 @@ class Engine:
             limits=_room_limits(settings),
             monotonic=monotonic,
             fanout=self.hub.fanout,
+            unsettled=self.hub.unsettled,
             meter=meter,
         )
+        self.hub.on_settled = self.rooms.settled
         self.hub.on_message = self.rooms.received
         self.hub.on_deaf = self.rooms.resynchronise
         self._pipeline = Pipeline(

@@ -35,6 +35,8 @@ from .lookups import Lookups
 MAX_CHANGES: Final = 5_000
 """Changes that one run on the stream may hold; what is further behind is pulled."""
 
+_SETTLED_WITHIN: Final = 5.0
+
 _log = structlog.get_logger(__name__)
 
 
@@ -167,6 +169,8 @@ class Hub:
         self.meter = meter
         self.on_deaf: Callable[[], None] = lambda: None
         """Called when something that other processes sent may have been lost."""
+        self.on_settled: Callable[[str], None] = lambda _: None
+        """Called when those who may not read a scope any more have been told."""
         self._wake = wake
         self.on_message: OnMessage = lambda _: None
         """What to do with a message of another process; to be set before the start."""
@@ -174,6 +178,7 @@ class Hub:
         self._monotonic = monotonic
         self._topics: dict[str, Topic] = {}
         self._reads: dict[tuple[str, int, int], asyncio.Task[Run | None]] = {}
+        self._settling: dict[str, asyncio.Future[None]] = {}
         self._look = asyncio.Event()
         self._looked = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -404,6 +409,28 @@ class Hub:
         topic.members = number
         for tracker in tuple(topic.trackers):
             tracker.membership_moved()
+        if not self.unsettled(topic.scope):
+            self.on_settled(topic.scope)
+            settling = self._settling.pop(topic.scope, None)
+            if settling is not None and not settling.done():
+                settling.set_result(None)
+
+    async def settled(self, scope: str) -> None:
+        """Wait until it is known who may read a scope; Unavailable when that takes too long."""
+        try:
+            async with asyncio.timeout(_SETTLED_WITHIN):
+                while self.unsettled(scope):
+                    settling = self._settling.get(scope)
+                    if settling is None:
+                        settling = self._settling[scope] = asyncio.get_running_loop().create_future()
+                    await asyncio.shield(settling)
+        except TimeoutError as late:
+            raise Unavailable("who is a member cannot be looked up") from late
+
+    def unsettled(self, scope: str) -> bool:
+        """Whether members have changed and it is not known yet who of those here lost the scope."""
+        topic = self._topics.get(scope)
+        return topic is not None and topic.number > topic.members
 
     def _pass_on_commit(self, topic: Topic, commit: Commit) -> None:
         """Pass on the very bytes of a commit, if it is the next one and nothing has changed in who may read."""

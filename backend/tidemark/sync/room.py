@@ -71,6 +71,7 @@ class Room:
         "owed",
         "posts",
         "presented",
+        "scope",
         "size",
         "stays",
         "timer",
@@ -80,6 +81,7 @@ class Room:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.scope = name.partition("/")[0]
         self.members: dict[str, Member] = {}
         self.size = 0
         self.stays: dict[str, Stay] = {}

@@ -41,6 +41,8 @@ WHOLE_INTERVAL: Final = 1.0
 BEAT: Final = 5.0
 MAX_WAITING: Final = 16
 """Kinds of broadcasts of one connection that wait for their turn; besides, one state for each of its rooms."""
+MAX_HELD: Final = 64
+"""Broadcasts that a room holds while it is not known who may still hear them."""
 MAX_WAITING_IN_ROOM: Final = 4_096
 MAX_WAITING_BYTES: Final = 256 << 10
 MAX_WAITING_BYTES_IN_ROOM: Final = 1 << 20
@@ -69,7 +71,12 @@ class Visitor:
 
 
 class Rooms:
-    """All rooms of this process. `send` hands bytes to all other processes, `monotonic` gives seconds."""
+    """All rooms of this process. `send` hands bytes to all other processes, `monotonic` gives seconds.
+
+    While a scope is `unsettled`, as members have changed and it is not known yet who lost it, its rooms are silent:
+    what is said after the end of a membership was answered is not heard by the former member (SPEC 6). Then `settled`
+    is to be called.
+    """
 
     def __init__(
         self,
@@ -78,11 +85,14 @@ class Rooms:
         send: Callable[[bytes], None],
         limits: RoomLimits,
         fanout: Fanout,
+        unsettled: Callable[[str], bool] = lambda _: False,
         monotonic: Callable[[], float] = time.monotonic,
         meter: Meter = SILENT,
     ) -> None:
         self._limits = limits
         self._fanout = fanout
+        self._unsettled = unsettled
+        self._held: dict[Room, tuple[Origin, float]] = {}
         self._monotonic = monotonic
         self._meter = meter
         self._presence = Presence(node, send=send, changed=self._changed)
@@ -329,7 +339,23 @@ class Rooms:
     def _serve_busy(self) -> None:
         busy, self._busy = self._busy, {}
         for room, (origin, since) in busy.items():
-            self._serve(room, origin, since)
+            if self._unsettled(room.scope):
+                self._held[room] = origin, since
+                self._bound(room)
+            else:
+                self._serve(room, origin, since)
+
+    def settled(self, scope: str) -> None:
+        """Who may not be in the rooms of this scope any more has left them."""
+        for room in [room for room in self._held if room.scope == scope]:
+            self._serve_soon(room, self._held.pop(room)[0])
+
+    def _bound(self, room: Room) -> None:
+        """Broadcasts do not wait for long: beyond a few the earlier ones are lost."""
+        lost = max(0, len(room.posts) - MAX_HELD)
+        if lost:
+            del room.posts[:lost]
+            self._meter.broadcast("dropped", lost)
 
     def _serve(self, room: Room, origin: Origin, since: float) -> None:
         """Hand on what came for the guests of a room in this turn of the loop."""
@@ -370,6 +396,7 @@ class Rooms:
         """Nobody of this process is in the room any more."""
         room.due = False
         room.posts.clear()
+        self._held.pop(room, None)
         if room.timer is not None:
             room.timer.cancel()
             room.timer = None

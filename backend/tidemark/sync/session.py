@@ -321,10 +321,12 @@ class Session:
 
     async def _in_room(self, effect: EnterRoom | LeaveRoom | ShowState | Cast) -> None:
         rooms, guest, room = self._engine.rooms, self._following, effect.room
+        scope = room.partition("/")[0]
         try:
+            await self._engine.hub.settled(scope)
             match effect:
                 case EnterRoom(state=state):
-                    if not await guest.visit(room.partition("/")[0]):
+                    if not await guest.visit(scope):
                         raise RequestError("forbidden", "no such room, or not for you")
                     if self._stream.state is State.OPEN:
                         rooms.join(guest, room, state)
