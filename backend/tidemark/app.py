@@ -16,8 +16,9 @@ from litestar import Litestar, Request, Response
 from litestar.config.cors import CORSConfig
 
 from . import log
-from .plugin import SyncConfig, SyncPlugin
+from .plugin import SyncConfig, SyncPlugin, make_tracer
 from .settings import Settings, for_development
+from .tracer import UNTRACED, Tracer
 from .web.answer import HTML, Answer
 from .web.call import Call
 from .web.pages import start_page
@@ -29,14 +30,14 @@ _GC_THRESHOLDS = (50_000, 20, 20)
 """A batch of a thousand mutations makes some 10,000 objects that die with it: no need to look in between."""
 
 
-def create_app(settings: Settings, on_request: log.OnRequest = log.request_line) -> Litestar:
+def create_app(settings: Settings, on_request: log.OnRequest = log.request_line, tracer: Tracer = UNTRACED) -> Litestar:
     """The application; in development mode when the settings name no keys.
 
     Raises SettingsError or DeclarationError with every fault.
     """
     if not settings.has_keys:
         settings = for_development(settings, DATA, os.urandom)
-    plugin = SyncPlugin(SyncConfig(settings, log=on_request))
+    plugin = SyncPlugin(SyncConfig(settings, log=on_request, tracer=tracer))
     page = start_page(plugin.declaration, f"{own_command()} token --user ada")
 
     async def start(_call: Call) -> Answer:
@@ -67,7 +68,7 @@ def factory() -> Litestar:
     settings = Settings.from_environ(os.environ)
     out = sys.stdout
     on_request = log.configure(settings.log_level, settings.log_format, out.buffer, terminal=out.isatty())
-    return create_app(settings, on_request)
+    return create_app(settings, on_request, make_tracer(os.environ))
 
 
 def _cors(settings: Settings) -> CORSConfig | None:

@@ -11,7 +11,7 @@ import asyncio
 import importlib
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from itertools import count
@@ -36,6 +36,7 @@ from .store.postgresql import PostgresStore
 from .store.schema.fit import is_mysql
 from .store.sqlite import SqliteStore
 from .sync.engine import Engine
+from .tracer import UNTRACED, Tracer
 from .wake.base import Wake
 from .wake.channel import ChannelWake
 from .wake.local import LocalWake
@@ -78,7 +79,8 @@ class SyncConfig(Struct, frozen=True):
 
     `path` stands before all routes (`/api`); `declaration` is read from the settings' file when not given. `now` is
     wall time in Unix milliseconds, `monotonic` seconds, `chance(n)` n random bytes; `log` takes each request's line;
-    `store` is the one that the database's URL names when not given.
+    `store` is the one that the database's URL names when not given; `tracer` (see `make_tracer`) is closed with the
+    plugin.
     """
 
     settings: Settings
@@ -89,6 +91,7 @@ class SyncConfig(Struct, frozen=True):
     chance: Callable[[int], bytes] = os.urandom
     log: OnRequest = request_line
     store: Store | None = None
+    tracer: Tracer = UNTRACED
 
 
 class SyncPlugin(InitPluginProtocol):
@@ -115,11 +118,20 @@ class SyncPlugin(InitPluginProtocol):
             chance=config.chance,
             monotonic=config.monotonic,
             meter=self.metrics,
+            tracer=config.tracer,
         )
         self.graceful = Graceful(self.shutdown, self.engine.end_streams, settings.shutdown_timeout / 1_000)
         self._jwks = httpx2.AsyncClient(timeout=_JWKS_TIMEOUT)
         limiter = RateLimit(settings.rate_limit, config.monotonic)
-        self.frame = Frame(self._authenticator(), limiter, self.metrics, config.log, config.monotonic, settings.origins)
+        self.frame = Frame(
+            self._authenticator(),
+            limiter,
+            self.metrics,
+            config.log,
+            config.monotonic,
+            settings.origins,
+            config.tracer,
+        )
 
     def on_app_init(self, app_config: AppConfig) -> AppConfig:
         app_config.route_handlers.extend(self.handlers())
@@ -162,6 +174,7 @@ class SyncPlugin(InitPluginProtocol):
             self.shutdown.begin()
             await self.engine.stop()
             await self._jwks.aclose()
+            await asyncio.to_thread(self.config.tracer.close)
 
     def _authenticator(self) -> Authenticator:
         settings = self.config.settings
@@ -242,6 +255,7 @@ def make_engine(
     chance: Callable[[int], bytes] = os.urandom,
     monotonic: Callable[[], float] = time.monotonic,
     meter: Meter = SILENT,
+    tracer: Tracer = UNTRACED,
 ) -> Engine:
     """The engine over a store, not started."""
     return Engine(
@@ -253,7 +267,31 @@ def make_engine(
         chance=chance,
         monotonic=monotonic,
         meter=meter,
+        tracer=tracer,
     )
+
+
+def make_tracer(environ: Mapping[str, str]) -> Tracer:
+    """What hands spans to the collector that the variables OTEL_… name, if they do.
+
+    Where that cannot be, a warning says so: the service is worth more than its traces.
+    """
+    protocol = environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
+    if (
+        not (environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"))
+        or environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
+        or "otlp" not in (environ.get("OTEL_TRACES_EXPORTER") or "otlp").split(",")
+    ):
+        return UNTRACED
+    if protocol not in {None, "", "http/protobuf"}:
+        _log.warning("traces_off", reason=f"OTEL_EXPORTER_OTLP_PROTOCOL: http/protobuf is spoken, not {protocol}")
+        return UNTRACED
+    try:
+        from .web.traces import Traces  # noqa: PLC0415  (its libraries are an extra)
+    except ImportError:
+        _log.warning("traces_off", reason="a collector is named, but the extra `opentelemetry` is not installed")
+        return UNTRACED
+    return Traces.to_collector(version("tidemark"))
 
 
 def migrations_of(settings: Settings) -> Path:

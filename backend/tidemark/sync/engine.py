@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from tidemark.meter import SILENT, Meter
 from tidemark.settings import Settings
 from tidemark.store.base import Store
+from tidemark.tracer import UNTRACED, Tracer
 from tidemark.wake.base import Wake
 from tidemark_protocol import clock
 from tidemark_protocol.errors import RequestError
@@ -47,6 +48,7 @@ class Engine:
         chance: Callable[[int], bytes],
         monotonic: Callable[[], float] = time.monotonic,
         meter: Meter = SILENT,
+        tracer: Tracer = UNTRACED,
     ) -> None:
         self.store = store
         self.declaration = declaration
@@ -54,9 +56,10 @@ class Engine:
         self.node = chance(8).hex()
         self._now = now
         self.meter = meter
+        self.tracer = tracer
         self.access = Access(store, declaration)
         shapes = Shapes(declaration)
-        self.streams = Streams(settings, lambda: int.from_bytes(chance(4), "big") / 2**32, meter)
+        self.streams = Streams(settings, lambda: int.from_bytes(chance(4), "big") / 2**32, meter, tracer)
         self.hub = Hub(
             store=store,
             access=self.access,
@@ -79,16 +82,7 @@ class Engine:
         self.hub.on_settled = self.rooms.settled
         self.hub.on_message = self.rooms.received
         self.hub.on_deaf = self.rooms.resynchronise
-        self._pipeline = Pipeline(
-            store=store,
-            declaration=declaration,
-            access=self.access,
-            limits=_limits(settings, declaration),
-            node=self.node,
-            now=now,
-            committed=self.hub.committed,
-            meter=meter,
-        )
+        self._pipeline = self._make_pipeline()
         self._puller = self._make_puller(shapes)
         self._members = Members(
             store=store, access=self.access, declaration=declaration, now=now, committed=self.hub.committed
@@ -100,6 +94,19 @@ class Engine:
         meter.watch("connections_used", lambda: store.connections().used)
         meter.watch("connections_most", lambda: store.connections().most)
 
+    def _make_pipeline(self) -> Pipeline:
+        return Pipeline(
+            store=self.store,
+            declaration=self.declaration,
+            access=self.access,
+            limits=_limits(self.settings, self.declaration),
+            node=self.node,
+            now=self._now,
+            committed=self.hub.committed,
+            meter=self.meter,
+            tracer=self.tracer,
+        )
+
     def _make_puller(self, shapes: Shapes) -> Puller:
         return Puller(
             store=self.store,
@@ -109,6 +116,7 @@ class Engine:
             clock=self.clock,
             buffer=self.settings.pull_buffer,
             meter=self.meter,
+            tracer=self.tracer,
         )
 
     def _make_drain(self) -> Drain:
@@ -120,6 +128,7 @@ class Engine:
             owner=self.node,
             interval=self.settings.capture_interval or self.store.pace,
             meter=self.meter,
+            tracer=self.tracer,
         )
 
     def _make_housekeeping(self) -> Housekeeping:
@@ -162,7 +171,9 @@ class Engine:
         """A verdict for each mutation, every effect durable (SPEC 4). RequestError `too_large`, `unavailable`."""
         if len(mutations) > self.settings.max_mutations:
             raise RequestError("too_large", f"a push holds at most {self.settings.max_mutations} mutations")
-        results, reflected = await self._pipeline.submit(principal, client, schema, mutations)
+        with self.tracer.span("push") as span:
+            span.set("tidemark.mutations", len(mutations))
+            results, reflected = await self._pipeline.submit(principal, client, schema, mutations)
         return PushResponse(results, self.clock(reflected))
 
     async def pull(self, principal: Principal, request: PullRequest) -> bytes:

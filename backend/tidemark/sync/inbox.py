@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from tidemark.meter import SILENT, Meter
 from tidemark.store.base import Backlog, Identity, InboxEntry, Store, TableAway, TableRow, Transaction, Unavailable
+from tidemark.tracer import UNTRACED, Tracer
 from tidemark_protocol.errors import RequestError
 from tidemark_protocol.model import Declaration
 
@@ -63,6 +64,7 @@ class Drain:
         owner: str,
         interval: int,
         meter: Meter = SILENT,
+        tracer: Tracer = UNTRACED,
     ) -> None:
         self._store = store
         self._declaration = declaration
@@ -75,6 +77,7 @@ class Drain:
         self._again = _AGAIN
         self._renewed = -_LEASE_FOR
         self._meter = meter
+        self._tracer = tracer
         self._backlog = Backlog(0, None)
         self._counted = -_COUNT_EVERY
         meter.watch("inbox_entries", lambda: self._backlog.entries)
@@ -129,6 +132,12 @@ class Drain:
         if len(entries) == PAGE:
             known = self._passed.keys() | {entry.id for entry in entries}
             entries += await self._store.inbox(known, _NEWEST, away, newest=True)
+        with self._tracer.joint("drain", ()) as span:
+            span.set("tidemark.entries", len(entries))
+            return await self._take(entries, again, now)
+
+    async def _take(self, entries: list[InboxEntry], again: set[int], now: int) -> int:
+        """How many of these the inbox let go of; `again` are those that had been passed over before."""
         try:
             found = await self._placed(entries)
         except TableAway as held:

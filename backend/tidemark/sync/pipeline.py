@@ -16,6 +16,7 @@ import structlog
 
 from tidemark.meter import SILENT, Meter, SplitCause
 from tidemark.store.base import ConstraintFailed, Held, RowTaken, Store, TableAway, Transaction, Unavailable
+from tidemark.tracer import UNTRACED, Tracer
 from tidemark_protocol.errors import Postponed, Rejection, RequestError
 from tidemark_protocol.messages import Mutation, Result
 from tidemark_protocol.schema import Declaration
@@ -62,6 +63,7 @@ class Pipeline:
         patience: float = 10.0,
         pause: float = 0.005,
         meter: Meter = SILENT,
+        tracer: Tracer = UNTRACED,
     ) -> None:
         self._store = store
         self._schema = declaration.number
@@ -72,6 +74,7 @@ class Pipeline:
         self._patience = patience
         self._pause = pause
         self._meter = meter
+        self._tracer = tracer
         meter.watch("mutations_waiting", lambda: self._weight)
         self._waiting: deque[Request] = deque()
         self._weight = 0
@@ -129,6 +132,7 @@ class Pipeline:
         """A request that waits from now on."""
         loop = asyncio.get_running_loop()
         request = Request(principal, client, units, scopes, size, loop.create_future(), loop.time() + self._patience)
+        request.link = self._tracer.here()
         self._waiting.append(request)
         self._weight += size
         return request
@@ -192,6 +196,11 @@ class Pipeline:
     # ── one batch ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _run(self, batch: list[Request]) -> None:
+        with self._tracer.joint("batch", [request.link for request in batch]) as span:
+            span.set("tidemark.mutations", sum(request.size for request in batch))
+            await self._run_traced(batch)
+
+    async def _run_traced(self, batch: list[Request]) -> None:
         began = asyncio.get_running_loop().time()
         slices = [Slice(request, request.units) for request in batch]
         for request in batch:

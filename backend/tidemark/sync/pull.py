@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from tidemark.meter import SILENT, Meter
 from tidemark.store.base import Run as StoredRun
 from tidemark.store.base import ScopeState, Store
+from tidemark.tracer import UNTRACED, Span, Tracer
 from tidemark_protocol import digest, watermark
 from tidemark_protocol.messages import PullRequest, Trailer, encode, run_bytes
 from tidemark_protocol.watermark import Watermark
@@ -56,6 +57,7 @@ class Puller:
         clock: Callable[[str], str],
         buffer: int,
         meter: Meter = SILENT,
+        tracer: Tracer = UNTRACED,
     ) -> None:
         self._store = store
         self._access = access
@@ -64,6 +66,7 @@ class Puller:
         self._clock = clock
         self._buffer = buffer
         self._meter = meter
+        self._tracer = tracer
         self._waiting = 0
         meter.watch("pulls_waiting", lambda: self._waiting)
 
@@ -122,13 +125,14 @@ class Puller:
 
     async def _read(self, principal: Principal, request: PullRequest) -> Page:
         """One page, read under rights that held after it was read."""
-        while True:
-            page = await self._collect(request, list(await self._access.readable(principal)))
-            shared = page.told - {principal.own}
-            if not shared or shared <= (await self._access.readable(principal)).keys():
-                return page
+        with self._tracer.span("page") as span:
+            while True:
+                page = await self._collect(request, list(await self._access.readable(principal)), span)
+                shared = page.told - {principal.own}
+                if not shared or shared <= (await self._access.readable(principal)).keys():
+                    return page
 
-    async def _collect(self, request: PullRequest, readable: list[str]) -> Page:
+    async def _collect(self, request: PullRequest, readable: list[str], span: Span) -> Page:
         given = request.watermark or {}
         covered = _covered(request, readable)
         states = await self._store.states(covered)
@@ -154,6 +158,7 @@ class Puller:
             size -= len(run.text)
         page.clock = self._clock(page.clock)
         self._meter.pulled(request.limit - changes, self._buffer - size)
+        span.set("tidemark.changes", request.limit - changes)
         return page
 
     def _start(self, given: str | None, state: ScopeState, schema: int) -> watermark.Start:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
+from tidemark.tracer import Link
 from tidemark_protocol.messages import Result, VerdictError
 
 from .access import Principal
@@ -19,7 +20,7 @@ class Request(Struct):
 
     `clock` is the highest clock of the scopes that the verdicts reflect. `stopped`: a unit was answered `retry`, so
     that the rest is too, unless they are `independent`: what SQL did to rows (it has no principal). `not_before` (loop
-    time) holds back a request whose scope another process has locked.
+    time) holds back a request whose scope another process has locked. `link` stands for the span it came with.
     """
 
     principal: Principal | None
@@ -33,6 +34,7 @@ class Request(Struct):
     clock: str = ""
     stopped: bool = False
     not_before: float = 0.0
+    link: Link | None = None
 
     @property
     def independent(self) -> bool:

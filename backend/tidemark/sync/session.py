@@ -305,7 +305,9 @@ class Session:
             engine.hub, engine.rooms, self._principal, self._name, hello.schema, self._outgoing, self._failed
         )
         try:
-            await follower.open(hello, engine.settings.heartbeat / 1_000)
+            with engine.streams.tracer.span("open stream") as span:
+                span.set("tidemark.stream", self._socket.kind)
+                await follower.open(hello, engine.settings.heartbeat / 1_000)
         except Unavailable:
             self._end(engine.streams.going_away("the database is away"))
             return

@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 
 from tidemark.meter import SILENT, Meter, StreamKind
 from tidemark.settings import Settings
+from tidemark.tracer import UNTRACED, Tracer
 from tidemark_protocol.stream_server import CloseCode, retry_reason
 
 GOING_AWAY: Final = "the server is going away"
@@ -27,7 +28,9 @@ class Ending(NamedTuple):
 class Streams:
     """`chance()` gives a number in [0, 1). `opening` is held while a stream is let in."""
 
-    def __init__(self, settings: Settings, chance: Callable[[], float], meter: Meter = SILENT) -> None:
+    def __init__(
+        self, settings: Settings, chance: Callable[[], float], meter: Meter = SILENT, tracer: Tracer = UNTRACED
+    ) -> None:
         self._settings = settings
         self._chance = chance
         self._open: dict[object, Callable[[], Awaitable[None]]] = {}
@@ -37,6 +40,7 @@ class Streams:
         self._places = asyncio.Semaphore(settings.max_opening)
         self.stopping = False
         self.meter = meter
+        self.tracer = tracer
         meter.watch("streams_websocket", lambda: self._kinds["websocket"])
         meter.watch("streams_events", lambda: self._kinds["events"])
         meter.watch("streams_waiting", lambda: self._waiting)

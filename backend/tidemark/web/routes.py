@@ -19,6 +19,7 @@ from msgspec import Struct
 
 from tidemark.log import OnRequest, RequestLine
 from tidemark.sync.access import Principal
+from tidemark.tracer import UNTRACED, Tracer
 from tidemark_protocol.errors import RequestError
 
 from .answer import COMPRESS_FROM, Answer, Live, Streamed, accepts, send_streamed, send_whole
@@ -62,6 +63,7 @@ class Frame(Struct, frozen=True):
     log: OnRequest
     monotonic: Callable[[], float]
     origins: tuple[str, ...] = ()
+    tracer: Tracer = UNTRACED
 
     def handler(self, route: Route, prefix: str) -> ASGIRouteHandler:
         """The Litestar handler of a route below `prefix`."""
@@ -69,14 +71,22 @@ class Frame(Struct, frozen=True):
         @asgi(prefix + route.path, is_mount=route.below, copy_scope=False, include_in_schema=False)
         async def handle(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] != ScopeType.WEBSOCKET:
-                await self._serve(route, Call(scope, receive, route.path), send)
+                await self._traced(route, Call(scope, receive, route.path), send)
                 return
             socket = Socket(scope, receive, send)
             await (socket.close() if route.websocket is None else route.websocket(socket))
 
         return handle
 
-    async def _serve(self, route: Route, call: Call, send: Send) -> None:
+    async def _traced(self, route: Route, call: Call, send: Send) -> None:
+        if route.quiet:
+            await self._serve(route, call, send)
+            return
+        with self.tracer.request(call.method, call.path, call.scope["headers"]) as span:
+            span.answered(await self._serve(route, call, send))
+
+    async def _serve(self, route: Route, call: Call, send: Send) -> int:
+        """The status of what was answered."""
         started = self.monotonic()
         status, sent = _CLIENT_CLOSED, 0
         try:
@@ -84,7 +94,7 @@ class Frame(Struct, frozen=True):
             status = answer.status
             sent = await _send(answer, call, send)
         except Disconnected:
-            return
+            return status
         except Exception as error:  # noqa: BLE001  (its status is out: the body stays cut off, which the reader sees)
             refusal(error, call.method, call.path)
         finally:
@@ -94,6 +104,7 @@ class Frame(Struct, frozen=True):
                 user = None if call.principal is None else call.principal.user
                 ms = round(elapsed * 1000, 1)
                 self.log(RequestLine(call.method, call.path, status, ms, user, call.received, sent))
+        return status
 
     async def _answer(self, route: Route, call: Call) -> Answer | Streamed | Live:
         try:
