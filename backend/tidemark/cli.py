@@ -186,6 +186,11 @@ def _prepare(settings: Settings, *, migrate: bool) -> None:
         end(faults)
     for warning in asyncio.run(plugin.try_database(settings, declaration)):
         _log.warning(warning)
+    if not plugin.is_sqlite(settings) and not plugin.make_wake(settings).spans:
+        _log.warning(
+            "each process has rooms of its own: what joins processes here carries no presence and no broadcasts",
+            hint=f"{variable('wake')}=redis://… or nats://… joins them",
+        )
 
 
 def _migrate(settings: Settings, declaration: Declaration) -> None:
