@@ -63,13 +63,16 @@ class JumpingLoop(asyncio.SelectorEventLoop):
 
 
 class Reader:
-    """A guest that folds what it is told, each frame of which must fit those before. `slow`: refuses offers."""
+    """A guest that folds what it is told, each frame of which must fit those before.
+
+    `slow`: refuses offers; `gone`: its process has ended.
+    """
 
     def __init__(self, session: str, user: str = "ada") -> None:
         self.session = session
         self.user = user
         self.slow = False
-        self.refused = 0
+        self.gone = False
         self.frames: list[Json] = []
         self.sent: list[Frame] = []
         self.pictures: dict[str, Json] = {}
@@ -77,6 +80,8 @@ class Reader:
 
     def put(self, frame: Frame) -> None:
         """Take a frame."""
+        if self.gone:
+            return
         self.sent.append(frame)
         for text in frame.texts:
             try:
@@ -87,7 +92,6 @@ class Reader:
     def offer(self, frame: Frame) -> bool:
         """Take a frame unless it is slow."""
         if self.slow:
-            self.refused += 1
             return False
         self.put(frame)
         return True
@@ -207,6 +211,8 @@ class Cluster:
     def kill(self, process: Process) -> None:
         """A process ends without a word."""
         del self.processes[process.name]
+        for reader in self.readers:
+            reader.gone |= reader.session.startswith(process.name)
         process.running.cancel()
         self.loop.turn()
 
