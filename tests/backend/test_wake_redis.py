@@ -12,7 +12,7 @@ from tests.backend.wake_world import IMPATIENT, QUICK, SPACE, joined, reached
 from tests.proxy import Proxy
 from tests.servers import RedisServer
 from tidemark.wake.channel import CHANNEL
-from tidemark.wake.redis import CLIENT, RedisWake
+from tidemark.wake.redis import RedisWake
 
 
 @pytest.fixture
@@ -38,8 +38,7 @@ async def test_one_that_can_say_but_not_hear_is_found_out(redis: RedisServer) ->
 async def test_either_connection_may_be_killed(redis: RedisServer, which: str) -> None:
     """Losing the connection that hears means to look; losing the one that says, at a quiet time, does no harm."""
     async with joined(redis.wake) as (here, own), joined(redis.wake) as (_, ear), Redis.from_url(redis.wake) as client:
-        names = [one["name"] for one in await client.client_list(_type="pubsub")]
-        assert names == [CLIENT, CLIENT]
+        assert len(await client.client_list(_type="pubsub")) == 2
         assert await client.client_kill_filter(_type=which) >= 2
         if which == "pubsub":
             await own.until(lambda: own.looks >= 2)

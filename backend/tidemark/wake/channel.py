@@ -74,6 +74,7 @@ class ChannelWake(ABC):
         self._broken = False
         self._saying: asyncio.Timeout | None = None
         self._failures = 0
+        self._reason: str | None = None
         self._stopping = False
         self._line: Line | None = None
         self._task: asyncio.Task[None] | None = None
@@ -114,9 +115,7 @@ class ChannelWake(ABC):
             try:
                 await self._serve(channel, inbox, on_wake)
             except OSError as error:
-                self._failures += 1
-                say = _log.warning if self._failures == 1 else _log.info
-                say("wake_lost", reason=str(error) or type(error).__name__, failures=self._failures)
+                self._on_lost(str(error) or type(error).__name__)
             except Exception:  # noqa: BLE001  (a fault of ours must not leave the process deaf for ever)
                 self._failures += 1
                 _log.exception("wake_failed")
@@ -126,6 +125,19 @@ class ChannelWake(ABC):
             self._outbox.lose()
             inbox.forget()
             await asyncio.sleep(self._delay())
+
+    def _on_lost(self, reason: str) -> None:
+        """Say it once for each outage, and when its reason changes."""
+        self._failures += 1
+        if reason != self._reason:
+            self._reason = reason
+            _log.warning("wake_lost", reason=reason)
+
+    def _on_proven(self) -> None:
+        if self._reason is not None:
+            self._reason = None
+            _log.info("wake_back", failures=self._failures)
+        self._failures = 0
 
     def _delay(self) -> float:
         """Seconds until the next attempt: doubled each time, and drawn from the upper half of that."""
@@ -164,15 +176,16 @@ class ChannelWake(ABC):
                 async with asyncio.timeout_at(due):
                     await self._attention.wait()
             if self._broken:
-                raise ConnectionError("the connection was closed")
+                raise ConnectionError("The connection was closed")
             if clock() < due:
                 await self._say(line)
             elif inbox.echoed:
-                inbox.echoed, self._failures = False, 0
+                self._on_proven()
+                inbox.echoed = False
                 due = clock() + self.timing.ping_every
                 await self._say(line, self._outbox.echo())
             else:
-                raise ConnectionError("what is said on the channel is not heard")
+                raise ConnectionError("What is said on the channel is not heard")
             await asyncio.sleep(self.timing.coalesce)
         await self._say(line)
 

@@ -20,8 +20,6 @@ from .channel import DEFAULT, ChannelWake, Timing
 
 _SCHEMES: Final = {"valkey": "redis", "valkeys": "rediss"}
 """What the client calls them."""
-CLIENT: Final = "tidemark-wake"
-"""How the connections show in `CLIENT LIST`."""
 
 
 class RedisWake(ChannelWake):
@@ -49,7 +47,6 @@ class RedisWake(ChannelWake):
             retry=Retry(NoBackoff(), 0),
             socket_timeout=self.timing.answer_within,
             socket_connect_timeout=self.timing.answer_within,
-            client_name=CLIENT,
         )
 
 
