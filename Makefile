@@ -47,7 +47,7 @@ lint: $(VENV)/.dev  ## Style, types and the order of imports.
 demo: $(VENV)/.dev  ## Watch two devices edit the same rows offline and come to the same state.
 	@$(BIN)/python -m examples.demo
 
-bench: setup  ## Measure the service beside the limit of the same database.
+bench: setup bench/socketio/node_modules  ## Measure the service beside the limit of the same database, and socket.io.
 	@$(BIN)/python -m bench
 
 lock: $(VENV)/.dev  ## Lock the versions again (UPGRADE=--upgrade takes the newest).
@@ -58,7 +58,8 @@ secrets:  ## Make up the secrets of compose.yaml, once.
 	@tools/secrets
 
 clean:  ## Remove what was installed or built; var/, the data, stays.
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) bench/socketio/node_modules build dist
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
 # The servers are there for the tests. Without them these run on SQLite and say so. Of the others than PostgreSQL the
@@ -72,6 +73,10 @@ packages: | $(BIN)/python
 		|| tools/packages redis-tools || echo 'Redis is missing: its tests will not run.'
 	@PATH="$$PATH:/usr/sbin:$(CURDIR)/$(BIN)"; command -v nats-server >/dev/null \
 		|| tools/unpack nats-server usr/sbin/nats-server $(BIN) || echo 'NATS is missing: its tests will not run.'
+
+bench/socketio/node_modules: bench/socketio/package-lock.json
+	@if command -v npm >/dev/null; then npm ci --silent --no-audit --no-fund --prefix bench/socketio; \
+		else echo 'Node.js is missing: nothing will stand beside the stream.'; fi
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo 'Tidemark needs Python 3.11 or newer.' >&2; exit 1; }

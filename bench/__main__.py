@@ -23,7 +23,7 @@ from rich.table import Table
 
 from tests.servers import PostgresServer, TidemarkServer, free_port
 
-from . import capture, limit, stream
+from . import capture, limit, measured, stream
 from .http import Connection
 from .rows import Source
 
@@ -219,21 +219,27 @@ def show(figures: list[Figure]) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--scale", type=float, default=1.0, help="length of the runs (1.0: about a minute)")
-    parser.add_argument("--only", choices=["sync", "capture"], help="one of the two sections")
+    parser.add_argument("--only", choices=["sync", "capture", "stream"], help="one of the sections")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args()
     figures: list[Figure] = []
     captured: list[capture.Result] = []
+    streamed: list[measured.Measured] = []
+    remarks: list[str] = []
     with PostgresServer() as postgres:
-        if options.only != "capture":
+        if options.only in {None, "sync"}:
             figures = asyncio.run(measure(postgres, options.scale))
-        if options.only != "sync":
+        if options.only in {None, "capture"}:
             captured = asyncio.run(capture.measure(postgres, options.scale))
+        if options.only in {None, "stream"}:
+            streamed, remarks = stream.measure(postgres, options.scale)
     if options.json is not None:
         report = [{**f._asdict(), "share": f.share} for f in figures] + [one._asdict() for one in captured]
+        report += [{**one._asdict(), "ratio": one.ratio} for one in streamed]
         options.json.write_text(json.dumps(report, indent=1) + "\n")
     reached = [show(figures)] if figures else []
     reached += [capture.show(captured)] if captured else []
+    reached += [measured.show(streamed, remarks)] if streamed else []
     return 0 if all(reached) else 1
 
 

@@ -69,5 +69,11 @@ class Source:
             )
         )
 
+    def note(self, scope: str, body: str) -> bytes:
+        """A push of one new row of `stream.yaml` into a shared scope."""
+        at, fields = self._clock.issue(time.time_ns() // 1_000_000), {"title": "A note", "body": body}
+        mutation = messages.Mutation(1, op="put", entity="notes", row=self.uuid(), at=at, scope=scope, fields=fields)
+        return messages.encode(messages.PushRequest(self.client, 1, [mutation]))
+
     def pull(self, watermark: dict[str, str] | None = None, limit: int = 10_000) -> bytes:
         return messages.encode(messages.PullRequest(self.client, 1, watermark, limit=limit))
