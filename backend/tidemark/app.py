@@ -14,6 +14,7 @@ from typing import Any
 
 from litestar import Litestar, Request, Response
 from litestar.config.cors import CORSConfig
+from prometheus_client import disable_created_metrics
 
 from . import log
 from .plugin import SyncConfig, SyncPlugin, make_tracer
@@ -67,6 +68,7 @@ def factory() -> Litestar:
     """The application as the environment says, for servers that start processes of their own."""
     settings = Settings.from_environ(os.environ)
     out = sys.stdout
+    disable_created_metrics()  # type: ignore[no-untyped-call]
     on_request = log.configure(settings.log_level, settings.log_format, out.buffer, terminal=out.isatty())
     return create_app(settings, on_request, make_tracer(os.environ))
 

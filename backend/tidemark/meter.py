@@ -35,7 +35,6 @@ Watched = Literal[
     "streams_websocket",
     "streams_events",
     "streams_waiting",
-    "stream_buffered_bytes",
     "topics",
     "rooms",
     "room_members_here",

@@ -59,12 +59,11 @@ _WATCHED: Final[Mapping[Watched, Shown]] = {
     "streams_websocket": Shown("streams", "Streams open.", (("kind", "websocket"),)),
     "streams_events": Shown("streams", "Streams open.", (("kind", "events"),)),
     "streams_waiting": Shown("streams_waiting", "Streams that wait to be let in."),
-    "stream_buffered_bytes": Shown("stream_buffered_bytes", "Bytes that wait for readers of streams."),
     "topics": Shown("topics", "Scopes that are followed or waited for."),
-    "rooms": Shown("rooms", "Rooms that somebody is in.", among="livemax"),
-    "room_members_here": Shown("room_members", "Sessions in rooms, once for each room.", (("where", "here"),)),
+    "rooms": Shown("rooms", "Rooms that somebody is in, anywhere.", among="livemax"),
+    "room_members_here": Shown("room_members", "Sessions in rooms, once for each room."),
     "room_members_elsewhere": Shown(
-        "room_members", "Sessions in rooms, once for each room.", (("where", "elsewhere"),), "livesum"
+        "room_members_elsewhere", "Sessions in rooms of other processes, as one process knows them.", among="livemax"
     ),
     "mutations_waiting": Shown("mutations_waiting", "Mutations and captured rows that wait for a batch."),
     "pulls_waiting": Shown("pulls_waiting", "Pulls that wait for something new."),
@@ -132,9 +131,6 @@ class Metrics(Meter):
         self._wakes_in = self._of(Counter, "wake_heard", "Payloads of wakes and messages that were heard.")
         self._connects = self._of(Counter, "wake_connects", "Times that the wake channel came up.")
         self._forgotten = self._of(Counter, "housekeeping_forgotten", "What housekeeping forgot.", ["what"])
-        self._kept_house = self._gauge(
-            "housekeeping_last_success_timestamp_seconds", "When housekeeping last ended well.", among="max"
-        )
 
     # ── asked ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -248,7 +244,8 @@ class Metrics(Meter):
     def kept_house(self, rows: int, entries: int, at: float) -> None:
         self._forgotten.labels("rows").inc(rows)
         self._forgotten.labels("journal_entries").inc(entries)
-        self._kept_house.set(at)
+        name = "housekeeping_last_success_timestamp_seconds"
+        self._gauge(name, "When housekeeping last ended well.", among="max").set(at)
 
     # ── making ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
