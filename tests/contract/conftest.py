@@ -94,6 +94,14 @@ def service(running: Running) -> Service:
 
 
 @pytest.fixture(scope="session")
+def unlimited(new_database: Callable[[], str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A process that limits no rates of streams, which most tests that need one share."""
+    rates = ("TIDEMARK_FRAME_RATE", "TIDEMARK_BROADCAST_RATE", "TIDEMARK_ROOM_RATE")
+    with ExitStack() as stack:
+        yield Launcher(stack, new_database, tmp_path_factory)(env=dict.fromkeys(rates, "0"))
+
+
+@pytest.fixture(scope="session")
 def shop(new_database: Callable[[], str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     """A service beside another program that writes the same database in SQL, which most of its tests share."""
     with ExitStack() as stack:

@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from hypothesis import strategies as st
+
 from tests.contract.client import Device, Json, fresh, key
 
 HOLE = '"@@"'
@@ -135,6 +137,17 @@ RAW = [
     "{}".encode("utf-16"),
     b'"\xf5\x80\x80\x80"',
 ]
+
+ANY_JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=40),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=10), inner, max_size=5),
+    max_leaves=20,
+)
+"""Values that anybody may send."""
 
 
 def filled(body: Any, values: list[str]) -> Iterator[str]:

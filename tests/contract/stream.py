@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, Self
 
 from websockets.exceptions import ConnectionClosed
+from websockets.frames import Close
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Origin, Subprotocol
 
@@ -19,10 +21,10 @@ from tests.contract.replica import MustPull, Replica
 SUBPROTOCOL = Subprotocol("tidemark.v1")
 
 
-def open_socket(service: Service, *, origin: str | None = None, **options: Any) -> ClientConnection:
+def open_socket(service: Service, *, origin: str | None = None, query: str = "", **options: Any) -> ClientConnection:
     """A bare connection that has not said hello."""
     connection = connect(
-        service.stream_url,
+        service.stream_url + query,
         subprotocols=[SUBPROTOCOL],
         origin=None if origin is None else Origin(origin),
         compression=None,
@@ -31,14 +33,14 @@ def open_socket(service: Service, *, origin: str | None = None, **options: Any) 
         close_timeout=2,
         ping_interval=None,
         legacy=True,
-        **options,
+        **{"max_queue": None} | options,
     )
     assert isinstance(connection, ClientConnection)
     return connection
 
 
-def close_code(connection: ClientConnection, seconds: float = 10) -> int | None:
-    """The code the service closes with, reading whatever comes before; None if it does not close in time."""
+def close_frame(connection: ClientConnection, seconds: float = 10) -> Close | None:
+    """How the service closes, reading whatever comes before; None if it does not close in time."""
     deadline = time.monotonic() + seconds
     try:
         while (left := deadline - time.monotonic()) > 0:
@@ -46,8 +48,14 @@ def close_code(connection: ClientConnection, seconds: float = 10) -> int | None:
     except TimeoutError:
         return None
     except ConnectionClosed as closed:
-        return None if closed.rcvd is None else closed.rcvd.code
+        return closed.rcvd
     return None
+
+
+def close_code(connection: ClientConnection, seconds: float = 10) -> int | None:
+    """The code the service closes with; None if it does not close in time."""
+    closed = close_frame(connection, seconds)
+    return None if closed is None else closed.code
 
 
 class Stream:
@@ -57,6 +65,7 @@ class Stream:
         hello = {name: options.pop(name) for name in ("scopes", "token", "schema") if name in options}
         self.device = device
         self.frames: list[Json] = []
+        self.session = ""
         self.connection = open_socket(device.service, **options)
         self.send(
             {
@@ -109,6 +118,7 @@ class Stream:
         """The answer to hello."""
         frame = self.receive()
         assert frame["t"] == "welcome", frame
+        self.session = frame["session"]
         return frame
 
     def change(self, row: str, seconds: float = 10) -> Json:
@@ -117,7 +127,7 @@ class Stream:
         found: Json = next(item for item in frame["changes"] if item["row"] == row)
         return found
 
-    def ping(self, number: int = 1) -> Json:
+    def ping(self, number: int | str = 1) -> Json:
         """A round trip: everything the service sent before its pong has been read."""
         self.send({"t": "ping", "n": number})
         return self.until("pong", where=lambda frame: frame["n"] == number)
@@ -129,6 +139,91 @@ class Stream:
     def close_code(self, seconds: float = 10) -> int | None:
         """The code the service closes with."""
         return close_code(self.connection, seconds)
+
+    def join(self, room: str, **state: Any) -> Room:
+        """Join a room, which must succeed; `state=…` is shown from the start."""
+        self.send({"t": "join", "room": room} | state)
+        for frame in self.incoming(10):
+            assert frame["t"] != "error", frame
+            if frame["t"] == "presence" and frame["room"] == room and "members" in frame:
+                return Room(self, room)
+        raise AssertionError(f"no members of {room} came")
+
+    def refusal(self, frame: Json) -> Json:
+        """The error that answers a frame, after which the connection still lives."""
+        self.send(frame)
+        error = self.until("error")
+        self.ping()
+        return error
+
+    def broadcast(self, room: str, payload: Any, event: str = "e") -> None:
+        """Send a broadcast."""
+        self.send({"t": "broadcast", "room": room, "event": event, "payload": payload})
+
+    def heard(self, room: str | None = None) -> list[Json]:
+        """All broadcasts read so far, of one room or of all."""
+        return [frame for frame in self.frames if frame["t"] == "broadcast" and room in (None, frame["room"])]
+
+    def hear(self, payload: object, seconds: float = 10) -> Json:
+        """The next broadcast that carries `payload`."""
+        return self.until("broadcast", seconds, where=lambda frame: bool(frame["payload"] == payload))
+
+    def cut(self) -> None:
+        """End the connection without a word of the websocket protocol."""
+        self.connection.socket.shutdown(socket.SHUT_RDWR)
+
+
+class Room:
+    """A room as one session sees it: the fold of its presence frames, each of which must fit those before.
+
+    It begins with the frame read last, which answered the join with all members.
+    """
+
+    def __init__(self, stream: Stream, name: str) -> None:
+        self.stream = stream
+        self.name = name
+        self.members: dict[str, Json] = {}
+        self._folded = len(stream.frames) - 1
+
+    def look(self) -> dict[str, Json]:
+        """Who is in, after all frames read so far."""
+        for frame in self.stream.frames[self._folded :]:
+            if frame["t"] == "presence" and frame["room"] == self.name:
+                self._take(frame)
+        self._folded = len(self.stream.frames)
+        return self.members
+
+    def _take(self, frame: Json) -> None:
+        assert frame.keys() <= {"t", "room", "members", "joined", "changed", "left"}, frame
+        for member in [*frame.get("members", {}).values(), *frame.get("joined", {}).values()]:
+            assert member.keys() == {"user", "state"}, frame
+        if "members" in frame:
+            self.members = dict(frame["members"])
+        joined, changed, left = frame.get("joined", {}), frame.get("changed", {}), frame.get("left", [])
+        assert "members" in frame or joined or changed or left, frame
+        assert len({*joined, *changed, *left}) == len(joined) + len(changed) + len(left), f"named twice: {frame}"
+        assert not joined.keys() & self.members.keys(), f"joined, and was in: {frame}"
+        self.members |= joined
+        for session, member in changed.items():
+            assert session in self.members, f"changed, and was not in: {frame}"
+            assert member["user"] == self.members[session]["user"], frame
+        self.members |= changed
+        assert self.members.keys() >= set(left), f"left, and was not in: {frame}"
+        for session in left:
+            del self.members[session]
+
+    def until(self, holds: Callable[[dict[str, Json]], bool], seconds: float = 10) -> dict[str, Json]:
+        """Read until the picture satisfies `holds`."""
+        if holds(self.look()):
+            return self.members
+        for _ in self.stream.incoming(seconds):
+            if holds(self.look()):
+                return self.members
+        raise AssertionError(f"after {seconds} s {self.stream.session} sees in {self.name}: {self.members}")
+
+    def sees(self, *sessions: str, seconds: float = 10) -> dict[str, Json]:
+        """Read until exactly these sessions are in."""
+        return self.until(lambda members: members.keys() == set(sessions), seconds)
 
 
 class Follower:
@@ -166,6 +261,16 @@ class Follower:
             if self.replica.copy(scope).to >= version:
                 return
         raise AssertionError(f"{scope} stands at {self.replica.copy(scope).to}, not at {version}")
+
+
+@contextmanager
+def welcomed(*devices: Device, **options: Any) -> Iterator[list[Stream]]:
+    """A stream of each device, all welcomed; they end together."""
+    with ExitStack() as stack:
+        streams = [stack.enter_context(Stream(device, **options)) for device in devices]
+        for stream in streams:
+            stream.welcome()
+        yield streams
 
 
 @contextmanager

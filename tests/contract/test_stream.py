@@ -73,6 +73,16 @@ def test_the_subprotocol_is_chosen_among_others(service: Service) -> None:
         assert connection.subprotocol == "tidemark.v1"
 
 
+@pytest.mark.parametrize("name", ["token", "access_token", "authorization", "jwt"])
+def test_a_token_in_the_url_is_not_looked_at(service: Service, device: Device, name: str) -> None:
+    """A token in the URL neither lets anybody in nor stands in the way of the one in the hello."""
+    with open_socket(service, query=f"?{name}={device.token}") as connection:
+        connection.send(hello(device, token="garbage"))
+        assert close_code(connection) == 4401
+    with Stream(device, query=f"?{name}=garbage") as stream:
+        assert stream.welcome()["user"] == device.user
+
+
 def test_a_stream_without_hello_is_closed(service: Service) -> None:
     """A connection that says nothing is closed with 4408 after the hello timeout."""
     with open_socket(service) as connection:
