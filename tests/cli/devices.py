@@ -50,10 +50,11 @@ class Tide:
         """What a command answers to a script."""
         return json.loads(self.run(*words, "--json", code=code))
 
-    def start(self, *words: str) -> subprocess.Popen[str]:
+    def start(self, *words: str, stdin: int | None = None) -> subprocess.Popen[str]:
         """Run a command without waiting for its end."""
+        pipe = subprocess.PIPE
         return subprocess.Popen(
-            self.command(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
+            self.command(*words), stdin=stdin, stdout=pipe, stderr=pipe, text=True, env=environment()
         )
 
     def digest(self) -> str:

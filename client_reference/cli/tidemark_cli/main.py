@@ -8,9 +8,9 @@ from pathlib import Path
 import click
 
 from .app import App, Commands
-from .commands import files, journal, letters, restore, rows, setup, synchronise
+from .commands import files, journal, letters, restore, rooms, rows, setup, synchronise
 
-GROUPS = (setup, rows, files, synchronise, letters, journal, restore)
+GROUPS = (setup, rows, files, synchronise, rooms, letters, journal, restore)
 
 
 EXIT_CODES = """\b
