@@ -231,6 +231,25 @@ async def test_a_connection_that_takes_nothing_is_no_hoard(url: str, space: str)
         assert time.monotonic() - began < 4
 
 
+async def test_a_fault_of_who_listens_costs_that_message_alone(url: str, space: str) -> None:
+    """What fails on a message neither breaks the connection nor keeps the next ones away."""
+    wake, ear = wake_at(url), Ear()
+
+    def choosy(message: bytes) -> None:
+        ear.on_message(message)
+        if message == b"bad":
+            raise RuntimeError("never seen such a message")
+
+    await wake.start(ear.on_wake, choosy, space)
+    await ear.until(lambda: ear.looks)
+    async with joined(url, namespace=space) as (there, _):
+        for message in (b"bad", b"good"):
+            there.send(message)
+        await ear.until(lambda: ear.messages == [b"bad", b"good"])
+    await wake.stop()
+    assert ear.heard == [None]
+
+
 async def test_what_was_sent_last_still_goes_out(url: str, space: str) -> None:
     """`stop` says what waits before it lets go."""
     async with joined(url, namespace=space) as (_, ear):

@@ -202,11 +202,14 @@ class ChannelWake(ABC):
 
     def _hear(self, inbox: Inbox, payload: bytes) -> None:
         self.meter.wake_heard()
-        inbox.read(payload)
+        try:
+            inbox.read(payload)
+        except Exception:  # noqa: BLE001  (a fault of who listens must not cost the connection)
+            _log.exception("wake_unread")
 
     def _on_broken(self) -> None:
         """Nothing is waited for any more."""
         self._broken = True
         self._attention.set()
-        if self._saying is not None:
+        if self._saying is not None and not self._saying.expired():
             self._saying.reschedule(asyncio.get_running_loop().time())
