@@ -118,7 +118,7 @@ def test_a_room_left_is_left(cluster: Cluster, process: Process) -> None:
 
 
 def test_a_departed_guest_leaves_all_its_rooms(cluster: Cluster, process: Process) -> None:
-    """The end of a connection leaves all its rooms; the loss of a scope those of that scope alone."""
+    """The end of a connection leaves all its rooms; the loss of a scope those of that scope alone (I43)."""
     one, two = entered(cluster, process, 2)
     for room in (f"{ROOM}/document:12", "workspace:77", "workspace:77/a"):
         process.rooms.join(two, room, None)
@@ -133,7 +133,7 @@ def test_a_departed_guest_leaves_all_its_rooms(cluster: Cluster, process: Proces
 
 
 def test_a_broadcast_reaches_the_others(cluster: Cluster, process: Process) -> None:
-    """All in the room but the sender get one frame, the same for all, and nobody elsewhere does."""
+    """All in the room but the sender get one frame, the same for all, and nobody elsewhere does (I44)."""
     one, two, three = entered(cluster, process, 3)
     (other,) = entered(cluster, process, 1, f"{ROOM}/a")
     process.rooms.cast(one, ROOM, "typing", {"on": True})
@@ -300,7 +300,7 @@ def test_a_guest_too_slow_for_its_answer_gets_it_later(cluster: Cluster, process
 
 
 def test_a_long_fan_out_overtaken(cluster: Cluster, process: Process) -> None:
-    """A guest served late in a long fan-out, who leaves and comes back meanwhile, still has the right picture."""
+    """A guest served late in a long fan-out, who leaves and comes back meanwhile, has the right picture (I42)."""
     readers = entered(cluster, process, 600)
     last = readers[-1]
     process.rooms.show(readers[0], ROOM, "first")

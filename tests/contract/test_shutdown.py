@@ -126,7 +126,7 @@ def mortal(launch: Launcher) -> Running:
 async def test_everything_open_ends_in_order(mortal: Running) -> None:
     """Of 200 streams, stalled readers, held requests and pushes in flight each gets its due; the process is gone soon.
 
-    A push sent before the end was answered and is there, or is not there at all.
+    A push sent before the end was answered and is there, or is not there at all (I45).
     """
     service, loop = mortal.service, asyncio.get_running_loop()
     users = [service.device() for _ in range(20)]
