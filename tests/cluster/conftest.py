@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -37,6 +38,14 @@ class Cluster:
     def devices(self, user: Device) -> list[Device]:
         """A device of the user for each process, which speaks to that one."""
         return [user.again().on(service) for service in self.services]
+
+    def wait_joined(self, seconds: float = 30) -> None:
+        """Wait until every process has a connection to what joins them."""
+        deadline = time.monotonic() + seconds
+        for service in self.services:
+            while "tidemark_wake_connected 1.0" not in service.http.get("/metrics").text:
+                assert time.monotonic() < deadline, f"{service.url} is not joined within {seconds:g} s"
+                time.sleep(0.05)
 
     def log(self) -> list[str]:
         """All lines of all processes' logs."""
@@ -116,4 +125,5 @@ def joined(
         kind() as broker,
         start_cluster(database, tmp_path_factory.mktemp("cluster"), {"TIDEMARK_WAKE": broker.wake}) as cluster,
     ):
+        cluster.wait_joined()
         yield Joined(cluster, broker, request.param)

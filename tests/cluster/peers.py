@@ -120,7 +120,8 @@ class Wire(asyncio.Protocol):
 class Tab:
     """Follows one scope by stream, comes back whenever it is cut off, and distrusts every frame.
 
-    `arrived` says when each row came; `faults` what should not have happened; `endings` how connections ended.
+    `arrived` says when each row came; `faults` what should not have happened; `endings` the close codes of connections
+    that had been welcomed; `hints` the pauses asked for, in ms.
     """
 
     def __init__(self, device: Device, port: int, scope: str, chance: random.Random | None = None) -> None:
@@ -132,6 +133,7 @@ class Tab:
         self.endings: Counter[int | None] = Counter()
         self.hints: list[int] = []
         self.welcomes = 0
+        self.session = ""
         self.revoked = False
         self._device = device
         self._chance = chance or random.Random()
@@ -190,7 +192,8 @@ class Tab:
         with suppress(OSError):
             _, self._wire = await loop.create_connection(lambda: Wire(hello, self._take), "127.0.0.1", self.port)
             code, reason = await self._wire.over
-            self.endings[code] += 1
+            if self.here:
+                self.endings[code] += 1
         self._here.clear()
         self._failures += 1
         hint = re.match(r"retry (\d+) ms", reason)
@@ -204,6 +207,7 @@ class Tab:
             case "welcome":
                 self._failures = 0
                 self.welcomes += 1
+                self.session = frame["session"]
                 self._here.set()
             case "changes":
                 self._apply(frame)

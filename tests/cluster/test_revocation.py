@@ -63,3 +63,4 @@ async def test_a_membership_ends_without_a_broker(joined: Joined, busy: int) -> 
         await expel_in_a_storm(joined.cluster, 1, busy, within=POLL + SLACK)
     finally:
         joined.broker.revive()
+        joined.cluster.wait_joined()

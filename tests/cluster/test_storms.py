@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx2
 import pytest
 
 from tests.cluster.conftest import Cluster, start_cluster
@@ -24,6 +24,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 CLIENTS = int(os.environ.get("TIDEMARK_STORM_CLIENTS", "600"))
 TABS = 50
 """Of one user."""
+PAUSE = CLIENTS / 4_000
+"""Seconds between two writes: these clients take in some thousands of frames a second, all together."""
+MISSED = 30
+"""Writes while everybody is away."""
 WITHIN = 20.0
 """Seconds, from the moment that the process serves again, within which everybody is back and has everything."""
 PATIENCE = 5.0
@@ -71,32 +75,31 @@ def crowd(clients: int, writer_at: Service, port: int) -> Crowd:
     return Crowd(tabs, Writer(writer, scope))
 
 
-async def ask(device: Device, over: asyncio.Event) -> float:
+def ask(device: Device, over: threading.Event) -> float:
     """Pull again and again, as somebody else who is not in the storm; the longest that an answer took, in seconds."""
     longest = 0.0
-    async with httpx2.AsyncClient(base_url=device.service.url, timeout=30, trust_env=False) as http:
-        while not over.is_set():
-            begun = time.monotonic()
-            answer = await http.post("/sync/pull", json=device.pull_body(), headers=device.headers)
-            assert answer.status_code == 200, answer.text
-            longest = max(longest, time.monotonic() - begun)
-            await asyncio.sleep(0.05)
+    while not over.wait(0.05):
+        begun = time.monotonic()
+        device.pull()
+        longest = max(longest, time.monotonic() - begun)
     return longest
 
 
 async def come_back(people: Crowd, server: TidemarkServer, end: Callable[[], object], other: Device) -> None:
     """End a process with all its clients, write, start it again: all come back soon and miss nothing."""
-    over = asyncio.Event()
-    async with living(people.tabs, 60), asyncio.TaskGroup() as group:
-        async with writing([people.writer], 0.02):
-            await asyncio.to_thread(end)
-            missed = len(people.writer.answered)
-            await until(lambda: len(people.writer.answered) > missed + 20, 10, "others write meanwhile")
+    over = threading.Event()
+    async with living(people.tabs, 60):
+        await asyncio.to_thread(end)
+        for _ in range(MISSED):
+            await people.writer.put()
+        async with writing([people.writer], PAUSE):
             await asyncio.to_thread(server.start)
-            asking = group.create_task(ask(other, over))
-            took = await until(lambda: all(tab.here for tab in people.tabs), WITHIN, "all are back")
+            asking = asyncio.create_task(asyncio.to_thread(ask, other, over))
+            try:
+                took = await until(lambda: all(tab.here for tab in people.tabs), WITHIN, "all are back")
+            finally:
+                over.set()
         await people.caught_up(WITHIN)
-        over.set()
         longest = await asking
     people.check()
     print(  # noqa: T201
@@ -124,7 +127,7 @@ async def test_a_process_that_dies_is_taken_over_by_the_others(cluster: Cluster)
     """Behind the balancer everybody of a process that is killed goes to the others, which take them in."""
     people = await asyncio.to_thread(crowd, CLIENTS, cluster.services[1], cluster.balancer.port)
     async with living(people.tabs, 60):
-        async with writing([people.writer], 0.02):
+        async with writing([people.writer], PAUSE):
             await asyncio.to_thread(cluster.servers[0].kill)
             await until(lambda: any(tab.endings for tab in people.tabs), 5, "somebody notices")
             await people.caught_up(WITHIN)
@@ -161,7 +164,7 @@ async def cut_off(cluster: Cluster, front: Proxy, between: Proxy) -> None:
     people = await asyncio.to_thread(crowd, CLIENTS // 2, service, front.port)
     async with living(people.tabs, 60):
         between.delay = 0.025
-        async with writing([people.writer], 0.02):
+        async with writing([people.writer], PAUSE):
             front.cut()
             await until(lambda: all(tab.welcomes == 2 for tab in people.tabs), WITHIN, "all are back")
         await people.caught_up(WITHIN)
