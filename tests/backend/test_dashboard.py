@@ -13,7 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from ruamel.yaml import YAML
 
-from tests.backend.figures import Figures
+from tests.figures import Figures
 from tidemark.meter import Watched
 from tidemark.web.metrics import Metrics
 

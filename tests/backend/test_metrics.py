@@ -21,7 +21,7 @@ from litestar import Litestar
 from litestar.testing import TestClient
 
 from tests.backend.conftest import DECLARATION, PULL, PUSH, app_of, bearer, note, plugin_of
-from tests.backend.figures import Figures, scrape
+from tests.figures import Figures, scrape
 from tests.servers import TidemarkServer
 from tidemark.meter import Meter, Watched
 from tidemark.plugin import make_store, make_wake

@@ -8,7 +8,6 @@ import pytest
 
 from tests.contract.client import Service, assert_problem, milliseconds, wall
 from tests.contract.conftest import Launcher
-from tests.contract.stream import Stream
 
 
 @pytest.mark.parametrize("path", ["/", "/sync", "/sync/nothing", "/sync/push/more", "/nowhere"])
@@ -63,14 +62,6 @@ def test_the_schema_is_given_with_an_etag(service: Service) -> None:
 def test_operators_see_health_and_metrics(service: Service, path: str) -> None:
     """Health and metrics answer 200 to an operator."""
     assert service.admin().get(path).status_code == 200
-
-
-def test_the_metrics_count_open_streams(launch: Launcher) -> None:
-    """The gauge of streams follows what is open."""
-    service = launch().service
-    with Stream(service.device()) as stream:
-        stream.welcome()
-        assert 'tidemark_streams{kind="websocket"} 1.0' in service.http.get("/metrics").text
 
 
 def test_the_api_is_documented(service: Service) -> None:
