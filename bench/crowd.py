@@ -163,10 +163,10 @@ def storm(service: Tidemark, count: int, *, killed: bool) -> Storm:
     with fleet(service) as clients:
         with Poster(service.port, service.token(0)) as poster:
             page = json.loads(poster.call("POST", "/sync/pull", source.pull()))
-            marks = {run["scope"]: run["watermark"] for run in page["scopes"]}
+            mark = next(run["watermark"] for run in page["scopes"] if run["scope"] == SCOPE)
             for _ in range(20):
                 poster.push(source.note(SCOPE, "z" * 300))
-        members = [service.client(number, marks={SCOPE: marks[SCOPE]}) for number in range(count)]
+        members = [service.client(number, mark=mark) for number in range(count)]
         clients.enlist(members, at_once=200)
         clients.settle()
         returning = Returning(clients)

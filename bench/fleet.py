@@ -195,24 +195,24 @@ class Fleet:
             client = by_fd.get(fd)
             if client is None:
                 continue
-            if client.phase is Phase.CONNECTING:
-                self._connected(client, event)
-                continue
             try:
-                data = read(fd, _CHUNK) if event & select.EPOLLIN else b""
+                if client.phase is Phase.CONNECTING:
+                    self._connected(client, event)
+                elif event & select.EPOLLIN and (data := read(fd, _CHUNK)):
+                    take(client, data)
+                else:
+                    self._lost(client)
             except ConnectionError:
-                data = b""
-            if data:
-                take(client, data)
-            else:
-                self.dismiss(client)
-                self.on_gone(client)
+                self._lost(client)
         return len(events)
+
+    def _lost(self, client: Client) -> None:
+        self.dismiss(client)
+        self.on_gone(client)
 
     def _connected(self, client: Client, event: int) -> None:
         if event & (select.EPOLLERR | select.EPOLLHUP):
-            self.dismiss(client)
-            self.on_gone(client)
+            self._lost(client)
             return
         client.phase = Phase.UPGRADING
         self._epoll.modify(client.socket, select.EPOLLIN)
@@ -251,8 +251,7 @@ class Fleet:
             return b""
         if not answer.startswith(b"HTTP/1.1 101"):
             client.closed = int(answer[9:12]), answer.decode(errors="replace")
-            self.dismiss(client)
-            self.on_gone(client)
+            self._lost(client)
             return b""
         client.phase = Phase.OPENING
         if not self._dialect.greeting:

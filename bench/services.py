@@ -104,9 +104,11 @@ class Tidemark:
         """The same one each time."""
         return self._tokens.get(number) or self._tokens.setdefault(number, self.server.token(user(number)))
 
-    def client(self, number: int, *, listens: bool = False, marks: dict[str, str] | None = None) -> Client:
+    def client(self, number: int, *, listens: bool = False, mark: str | None = None) -> Client:
+        """With a `mark`, it follows the shared scope from there, and nothing else."""
         hello = {"t": "hello", "token": self.token(number), "client": self._source.uuid(), "schema": 1}
-        return Client(masked(json.dumps(hello | {"watermark": marks or {}}).encode()), listens=listens)
+        shared = {} if mark is None else {"watermark": {SCOPE: mark}, "scopes": [SCOPE]}
+        return Client(masked(json.dumps(hello | shared).encode()), listens=listens)
 
     def join(self, room: str) -> bytes:
         return masked(json.dumps({"t": "join", "room": room}).encode())
