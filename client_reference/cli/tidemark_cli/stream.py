@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 
 import websockets.sync.client as websocket
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage
@@ -55,6 +56,7 @@ class Streaming(ABC):
         self.stream = self.fresh()
         self._sleep = sleep
         self._until = until
+        self._held = ExitStack()
         self._connection: websocket.ClientConnection | None = None
         self._token = ""
 
@@ -122,13 +124,15 @@ class Streaming(ABC):
         url = "ws" + self.peer.url.removeprefix("http").rstrip("/") + "/sync/stream"
         try:
             watermark = self.prepare()
-            self._connection = websocket.connect(
-                url,
-                subprotocols=[Subprotocol(SUBPROTOCOL)],
-                compression=None,
-                max_size=None,
-                ping_interval=None,
-                close_timeout=1,
+            self._connection = self._held.enter_context(
+                websocket.connect(
+                    url,
+                    subprotocols=[Subprotocol(SUBPROTOCOL)],
+                    compression=None,
+                    max_size=None,
+                    ping_interval=None,
+                    close_timeout=1,
+                )
             )
         except (Temporary, OSError, InvalidHandshake, InvalidMessage) as fault:
             self._lost(None, "", str(fault))
@@ -144,9 +148,8 @@ class Streaming(ABC):
         self.do(self.stream.closed(code, reason, self.peer.now(), random.random()))
 
     def _hang(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
+        self._connection = None
+        self._held.close()
 
     def _send(self, text: str) -> None:
         """Send; that the connection is gone is noticed by the next `_listen`."""
