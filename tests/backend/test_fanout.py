@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Sequence
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,13 +23,14 @@ def test_everybody_gets_everything_of_a_key_in_order(jobs: list[tuple[str, int]]
         fanout = Fanout()
         for number, (key, count) in enumerate(jobs):
 
-            def send(receiver: int, key: str = key, number: int = number) -> None:
-                got[key, receiver].append(number)
+            def serve(some: Sequence[int], key: str = key, number: int = number) -> None:
+                for receiver in some:
+                    got[key, receiver].append(number)
 
             def done(key: str = key, number: int = number) -> None:
                 ended[key].append(number)
 
-            fanout.deliver(key, range(count), send, done)
+            fanout.deliver(key, range(count), serve, done)
             if pauses[number]:
                 await asyncio.sleep(0)
         while sum(map(len, ended.values())) < len(jobs):  # noqa: ASYNC110  (turns are counted)
@@ -46,10 +48,10 @@ async def test_a_long_delivery_lets_others_have_their_turn() -> None:
     """Between two slices the loop serves whoever waits, and a short delivery overtakes a long one."""
     fanout = Fanout()
     served: list[int] = []
-    fanout.deliver("long", range(10 * SLICE), served.append)
+    fanout.deliver("long", range(10 * SLICE), served.extend)
     assert len(served) == SLICE
     other: list[int] = []
-    fanout.deliver("short", range(3), other.append)
+    fanout.deliver("short", range(3), other.extend)
     assert len(other) == 3
     await asyncio.sleep(0)
     assert SLICE < len(served) <= 3 * SLICE
@@ -58,14 +60,17 @@ async def test_a_long_delivery_lets_others_have_their_turn() -> None:
     assert served == list(range(10 * SLICE))
 
 
-async def test_a_receiver_that_fails_is_alone() -> None:
-    """The others get theirs."""
+async def test_a_slice_that_fails_is_alone() -> None:
+    """Those after it are served, and the delivery ends."""
     got: list[int] = []
+    ended = asyncio.Event()
 
-    def send(receiver: int) -> None:
-        if receiver == 1:
+    def serve(some: Sequence[int]) -> None:
+        if 0 in some:
             raise ZeroDivisionError
-        got.append(receiver)
+        got.extend(some)
 
-    Fanout().deliver("a", range(3), send)
-    assert got == [0, 2]
+    Fanout().deliver("a", range(2 * SLICE), serve, ended.set)
+    async with asyncio.timeout(5):
+        await ended.wait()
+    assert got == list(range(SLICE, 2 * SLICE))

@@ -34,6 +34,7 @@ class Line(asyncio.Protocol):
         self.congested = False
         self.on_pause: Callable[[], None] = nothing
         self.on_resume: Callable[[], None] = nothing
+        self.on_end: Callable[[], None] = nothing
         self._writable = asyncio.Event()
         self._writable.set()
 

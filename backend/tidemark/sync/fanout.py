@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from itertools import islice
-from typing import Final, NamedTuple, TypeVar, cast
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, Final, TypeVar
 
 import structlog
+from msgspec import Struct
 
 R = TypeVar("R")
 
@@ -18,10 +18,13 @@ SLICE: Final = 250
 _log = structlog.get_logger(__name__)
 
 
-class _Job(NamedTuple):
-    receivers: Iterator[object]
-    send: Callable[[object], None]
+class _Job(Struct):
+    """`next`: the first receiver who has not been served."""
+
+    receivers: Sequence[Any]
+    serve: Callable[[Sequence[Any]], None]
     done: Callable[[], None]
+    next: int = 0
 
 
 class Fanout:
@@ -38,15 +41,15 @@ class Fanout:
         self,
         key: Hashable,
         receivers: Sequence[R],
-        send: Callable[[R], None],
+        serve: Callable[[Sequence[R]], None],
         done: Callable[[], None] = lambda: None,
     ) -> None:
-        """Call `send` with each receiver, the first ones at once, then `done`."""
-        job = _Job(iter(receivers), cast(Callable[[object], None], send), done)
+        """Call `serve` with slices of the receivers, the first one at once, then `done`."""
+        job = _Job(receivers, serve, done)
         line = self._lines.get(key)
         if line is not None:
             line.append(job)
-        elif not _serve(job, SLICE):
+        elif not _serve(job):
             self._lines[key] = deque([job])
             self._turns.append(key)
             if len(self._turns) == 1:
@@ -55,7 +58,7 @@ class Fanout:
     def _turn(self) -> None:
         key = self._turns.popleft()
         line = self._lines[key]
-        if _serve(line[0], SLICE):
+        if _serve(line[0]):
             line.popleft()
         if line:
             self._turns.append(key)
@@ -65,16 +68,14 @@ class Fanout:
             asyncio.get_running_loop().call_soon(self._turn)
 
 
-def _serve(job: _Job, most: int) -> bool:
-    """Serve some receivers; whether there are no more."""
-    send, served = job.send, 0
-    for receiver in islice(job.receivers, most):
-        served += 1
-        try:
-            send(receiver)
-        except Exception:  # noqa: BLE001  (the fault of one is not the others')
-            _log.exception("fanout_failed")
-    if served == most:
+def _serve(job: _Job) -> bool:
+    """Serve one slice; whether all are served now."""
+    first, job.next = job.next, job.next + SLICE
+    try:
+        job.serve(job.receivers[first : job.next])
+    except Exception:  # noqa: BLE001  (who was left out finds that a frame does not fit the one before)
+        _log.exception("fanout_failed")
+    if job.next < len(job.receivers):
         return False
     job.done()
     return True

@@ -38,6 +38,9 @@ class Phase(Enum):
     LAGGING = "lagging"
 
 
+_LIVE = Phase.LIVE
+
+
 class Following:
     """One followed scope. `mark` is the watermark of what the peer has (None: nothing of the scope); `sent` the version
     that the next frame begins at (-1: nothing was sent yet); `admitted` the number of the change of members under which
@@ -46,7 +49,7 @@ class Following:
     """
 
     __slots__ = (
-        "_outgoing",
+        "_send",
         "admitted",
         "asked",
         "held",
@@ -74,13 +77,13 @@ class Following:
         self.phase = Phase.DUE
         self.held: list[Batch] = []
         self.missed = False
-        self._outgoing = owner.outgoing
+        self._send = owner.outgoing.offer
 
     def offer(self, batch: Batch) -> None:
         """Almost always the frame fits behind the last one; the owner deals with all else."""
-        if self.phase is Phase.LIVE and self.sent == batch.after:
+        if self.sent == batch.after and self.phase is _LIVE:
             frame = batch.frame(self.schema)
-            if frame is not None and self._outgoing.offer(frame):
+            if frame is not None and self._send(frame):
                 self.sent, self.asked = batch.to, False
                 return
         self.owner.offered(self, batch)

@@ -11,26 +11,25 @@ from tidemark_protocol.watermark import Watermark
 
 
 class Frame:
-    """A frame ready to send: `body` its JSON, `size` the bytes of it; made once for all who get it."""
+    """A frame ready to send, made once for all who get it: `wire` is one message of a websocket, `size` the bytes of
+    the JSON in it. A server's messages are not masked, so these bytes serve all (RFC 6455, 5.2).
+    """
 
-    __slots__ = ("_wire", "body", "size")
+    __slots__ = ("size", "wire")
 
     def __init__(self, body: bytes) -> None:
-        self.body = body
         self.size = len(body)
-        self._wire: bytes | None = None
+        self.wire = _text_header(self.size) + body
+
+    @property
+    def body(self) -> bytes:
+        """The JSON."""
+        return self.wire[len(self.wire) - self.size :]
 
     @property
     def texts(self) -> list[str]:
         """For a server that makes the messages itself: the text of each."""
         return [self.body.decode()]
-
-    @property
-    def wire(self) -> bytes:
-        """The frame as one message of a websocket; a server's are not masked: these bytes serve all (RFC 6455, 5.2)."""
-        if self._wire is None:
-            self._wire = _text_header(self.size) + self.body
-        return self._wire
 
 
 class Joined(Frame):
@@ -39,19 +38,13 @@ class Joined(Frame):
     __slots__ = ("_frames",)
 
     def __init__(self, frames: Sequence[Frame]) -> None:
-        super().__init__(b"")
         self._frames = frames
         self.size = sum(frame.size for frame in frames)
+        self.wire = b"".join([frame.wire for frame in frames])
 
     @property
     def texts(self) -> list[str]:
         return [text for frame in self._frames for text in frame.texts]
-
-    @property
-    def wire(self) -> bytes:
-        if self._wire is None:
-            self._wire = b"".join([frame.wire for frame in self._frames])
-        return self._wire
 
 
 def joined(frames: Sequence[Frame]) -> Frame:

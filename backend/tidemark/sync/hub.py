@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
@@ -448,8 +448,9 @@ class Hub:
         topic.position, topic.clock = batch.to, batch.state.clock
         receivers = tuple(topic.followers)
 
-        def tell(follower: Follower) -> None:
-            follower.offer(batch)
+        def tell(some: Sequence[Follower]) -> None:
+            for follower in some:
+                follower.offer(batch)
 
         def told() -> None:
             lag = self._monotonic() - began

@@ -39,11 +39,14 @@ class Outgoing(Protocol):
 
 
 class Wire(Protocol):
-    """The transport below a websocket, as its server shows it. `congested`: its buffer is above its mark."""
+    """The transport below a websocket, as its server shows it. `congested`: its buffer is above its mark, told of by
+    `on_pause` and `on_resume`. After `on_end` nothing may be written.
+    """
 
     congested: bool
     on_pause: Callable[[], None]
     on_resume: Callable[[], None]
+    on_end: Callable[[], None]
 
     def write(self, data: bytes, /) -> None: ...
 
@@ -88,19 +91,18 @@ class DirectOutgoing:
         self._left = self._looks = 0
         wire.on_pause = self._paused
         wire.on_resume = self._resumed
+        wire.on_end = self.end
         if wire.congested:
             self._paused()
 
     def put(self, frame: Frame) -> None:
-        if not self._ended and not self._wire.is_closing():
-            self._write(frame.wire)
+        self._write(frame.wire)
 
     def offer(self, frame: Frame) -> bool:
-        wire = self._wire
-        if frame.size > self._limit or (wire.congested and wire.waiting() + frame.size > self._limit):
+        size = frame.size
+        if size > self._limit or (self._wire.congested and self._wire.waiting() + size > self._limit):
             return False
-        if not self._ended and not wire.is_closing():
-            self._write(frame.wire)
+        self._write(frame.wire)
         return True
 
     async def clear(self) -> None:
@@ -111,12 +113,13 @@ class DirectOutgoing:
 
     def end(self, *, drop: bool = False) -> None:  # noqa: ARG002  (what the transport has cannot be taken back)
         self._ended = True
+        self._write = _lost
 
     def let_go(self) -> None:
         """The connection is over."""
-        self._ended = True
+        self.end()
         self._resumed()
-        self._wire.on_pause = self._wire.on_resume = _nothing
+        self._wire.on_pause = self._wire.on_resume = self._wire.on_end = _nothing
 
     def _paused(self) -> None:
         self._left, self._looks = self._wire.waiting(), 0
@@ -227,3 +230,7 @@ class QueuedOutgoing:
 
 def _nothing() -> None:
     """Nobody is to be told any more."""
+
+
+def _lost(_: bytes, /) -> None:
+    """Nothing is sent any more."""

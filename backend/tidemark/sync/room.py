@@ -8,7 +8,7 @@ equals the room's, whatever was refused by a slow reader or comes late out of a 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, Protocol
 
 from msgspec import Struct
@@ -41,12 +41,16 @@ class Guest(Protocol):
 
 
 class Stay:
-    """One guest in one room, from its join to its leave. `seen`: version of the picture it was given; -1: none."""
+    """One guest in one room, from its join to its leave. `seen`: version of the picture it was given; -1: none, not yet
+    or not any more.
+    """
 
-    __slots__ = ("guest", "missed", "seen")
+    __slots__ = ("guest", "missed", "offer", "seen", "session")
 
     def __init__(self, guest: Guest, missed: dict[str, None]) -> None:
         self.guest = guest
+        self.session = guest.session
+        self.offer = guest.offer
         self.missed = missed
         """The guest's rooms in which its reader was too slow for the picture."""
         self.seen = -1
@@ -123,7 +127,7 @@ class Room:
 
     def leave(self, session: str) -> None:
         self.owed.pop(session, None)
-        del self.stays[session]
+        self.stays.pop(session).seen = -1
 
     def has(self, stay: Stay) -> bool:
         """Whether this very stay lasts."""
@@ -183,31 +187,44 @@ class Parcel:
         self._everything = joined(frames if changes is None else [changes, *frames])
         self.taken = self.refused = self.size = 0
 
-    def give(self, stay: Stay) -> None:
-        """Offer a guest what concerns it; its own broadcasts do not, nor does anything before it saw the picture."""
-        if stay.seen < 0 or not self._room.has(stay):
-            return
-        fits = self._changes is not None and stay.seen == self._version - 1
-        frame = self._for(stay.guest.session, fits=fits)
-        if frame is None:
-            return
-        if stay.guest.offer(frame):
-            self.taken += 1
-            self.size += frame.size
-            if fits:
-                stay.seen = self._version
-        else:
-            self.refused += 1
-            if fits:
-                stay.missed[self._room.name] = None
+    def serve(self, stays: Sequence[Stay]) -> None:
+        """Offer guests what concerns them: not their own broadcasts, nor anything before they saw the picture."""
+        everything, senders, taken = self._everything, self._senders, 0
+        before = -1 if self._changes is None else self._version - 1
+        for stay in stays:
+            seen = stay.seen
+            if seen < 0:
+                continue
+            if stay.session in senders or (seen != before and before >= 0):
+                self._serve_in_part(stay, fits=seen == before)
+            elif not stay.offer(everything):
+                self._refused_by(stay, fits=seen == before)
+            else:
+                taken += 1
+                if before >= 0:
+                    stay.seen = self._version
+        self.taken += taken
+        self.size += taken * everything.size
 
-    def _for(self, session: str, *, fits: bool) -> Frame | None:
-        if session not in self._senders and (fits or self._changes is None):
-            return self._everything
-        frames = [post.frame for post in self._posts if post.sender != session]
+    def _serve_in_part(self, stay: Stay, *, fits: bool) -> None:
+        frames = [post.frame for post in self._posts if post.sender != stay.session]
         if fits and self._changes is not None:
             frames.insert(0, self._changes)
-        return joined(frames) if frames else None
+        if not frames:
+            return
+        frame = joined(frames)
+        if not stay.offer(frame):
+            self._refused_by(stay, fits=fits)
+            return
+        self.taken += 1
+        self.size += frame.size
+        if fits:
+            stay.seen = self._version
+
+    def _refused_by(self, stay: Stay, *, fits: bool) -> None:
+        self.refused += 1
+        if fits:
+            stay.missed[self._room.name] = None
 
 
 def parcels(room: Room, changes: Frame | None, posts: list[Post]) -> Iterable[Parcel]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -44,7 +44,7 @@ MAX_WAITING: Final = 16
 MAX_HELD: Final = 64
 """Broadcasts that a room holds while it is not known who may still hear them."""
 MAX_WAITING_IN_ROOM: Final = 4_096
-MAX_WAITING_BYTES: Final = 256 << 10
+MAX_WAITING_BYTES: Final = 128 << 10
 MAX_WAITING_BYTES_IN_ROOM: Final = 1 << 20
 
 
@@ -366,20 +366,22 @@ class Rooms:
             changes = room.advance()
             owed = list(room.owed.values())
             room.owed.clear()
-            self._fanout.deliver(room.name, owed, partial(self._give_whole, room))
+            self._fanout.deliver(room, owed, partial(self._give_whole, room))
         posts, room.posts = room.posts, []
         stays = list(room.stays.values())
         for parcel in parcels(room, changes, posts):
-            self._fanout.deliver(room.name, stays, parcel.give, partial(self._served, parcel, origin, since))
+            self._fanout.deliver(room, stays, parcel.serve, partial(self._served, parcel, origin, since))
 
     def _served(self, parcel: Parcel, origin: Origin, since: float) -> None:
         self.withheld += parcel.refused
         self._meter.fanned_out("room", parcel.taken, parcel.size, self._monotonic() - since, origin)
 
-    def _give_whole(self, room: Room, stay: Stay) -> None:
+    def _give_whole(self, room: Room, stays: Sequence[Stay]) -> None:
         """The answer to a join, the sooner the better: it is not taken by a reader that is too slow."""
-        if room.has(stay):
-            if stay.guest.offer(room.whole()):
+        for stay in stays:
+            if not room.has(stay):
+                continue
+            if stay.offer(room.whole()):
                 stay.seen = room.version
                 stay.missed.pop(room.name, None)
             else:
