@@ -27,9 +27,15 @@ class Proxy:
         self.port = 0
         self._server: asyncio.Server | None = None
         self._gates: list[_Gates] = []
+        self._waiting = 0
         self._held: tuple[bool, bool] = (False, False)
         self._open: set[asyncio.StreamWriter] = set()
         self._pumps: set[asyncio.Task[None]] = set()
+
+    @property
+    def holding(self) -> bool:
+        """Whether something that has come waits to be let through."""
+        return self._waiting > 0
 
     @property
     def accepted(self) -> int:
@@ -98,8 +104,12 @@ class Proxy:
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, gate: asyncio.Event) -> None:
         with suppress(OSError):
             while data := await source.read(1 << 16):
-                await asyncio.sleep(self.delay)
-                await gate.wait()
+                self._waiting += 1
+                try:
+                    await asyncio.sleep(self.delay)
+                    await gate.wait()
+                finally:
+                    self._waiting -= 1
                 sink.write(data)
                 await sink.drain()
 

@@ -171,6 +171,19 @@ async def test_a_half_open_connection_is_noticed(url: str, space: str, up: bool,
         await reached(there, ear)
 
 
+@pytest.mark.parametrize("waiting", [True, False], ids=["waiting", "idle"])
+async def test_a_connection_that_ends_is_noticed_at_once(url: str, space: str, waiting: bool) -> None:
+    """Long before a ping would tell, whether or not an answer is waited for."""
+    async with through_proxy(url, space) as (proxy, wake, ear):
+        if waiting:
+            proxy.hold()
+            wake.send(b"is this taken?")
+            await eventually(lambda: proxy.holding)
+        proxy.cut()
+        proxy.release()
+        await ear.until(lambda: ear.looks == 2, QUICK.ping_every / 2)
+
+
 async def test_whoever_was_cut_off_tells_the_others_to_look(url: str, space: str) -> None:
     """What a process published just before it lost its connection may be lost: the others hear of that."""
     async with joined(url, namespace=space) as (_, ear), through_proxy(url, space) as (proxy, wake, own):

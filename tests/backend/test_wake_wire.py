@@ -146,11 +146,3 @@ def test_messages_that_never_end_are_given_up() -> None:
         heard.read(payloads[-1])
     assert 0 < len(heard.messages) <= MAX_HELD // len(message)
     assert heard.messages == [message] * len(heard.messages)
-
-
-def test_what_has_begun_can_be_forgotten() -> None:
-    """After a connection was lost, the rest of a message does not complete one begun before."""
-    first, *rest = outbox(b"x" * 1_000).take()
-    heard = Heard().read(first)
-    heard.inbox.forget()
-    assert heard.read(*rest).messages == []

@@ -123,7 +123,6 @@ class ChannelWake(ABC):
                 return
             self.meter.wake_connected(connected=False)
             self._outbox.lose()
-            inbox.forget()
             await asyncio.sleep(self._delay())
 
     def _on_lost(self, reason: str) -> None:

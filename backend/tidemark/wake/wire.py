@@ -142,11 +142,6 @@ class Inbox:
             case _:
                 self._on_wake(None)
 
-    def forget(self) -> None:
-        """Nothing of what has begun will end."""
-        self._begun.clear()
-        self._held = 0
-
     def _read_wakes(self, body: bytes) -> None:
         for line in body.decode("ascii", "replace").split("\n") if body else ():
             match line.split(" "):
