@@ -72,5 +72,5 @@ def _translated() -> Iterator[None]:
     """Errors of the driver as ConnectionError."""
     try:
         yield
-    except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
         raise ConnectionError(str(error)) from error
