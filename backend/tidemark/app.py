@@ -47,7 +47,7 @@ def create_app(settings: Settings, on_request: log.OnRequest = log.request_line,
     return Litestar(
         route_handlers=[plugin.frame.handler(Route("/", {"GET": start}, public=True), "")],
         plugins=[plugin],
-        lifespan=[_settled_memory, plugin.graceful.lifespan],
+        lifespan=[_settled_memory],
         exception_handlers={Exception: partial(_refused, on_request)},
         cors_config=_cors(settings),
         openapi_config=None,

@@ -97,8 +97,8 @@ class SyncConfig(Struct, frozen=True):
 class SyncPlugin(InitPluginProtocol):
     """Adds the synchronisation routes to a Litestar application and runs the engine for as long as it lives.
 
-    Raises SettingsError and DeclarationError when made. `graceful.lifespan`, among the application's own, ends streams
-    and held requests as soon as a signal tells the process to end; without it `shutdown.begin()` lets go of the latter.
+    Raises SettingsError and DeclarationError when made. As soon as a signal tells the process to end, streams and held
+    requests end in order; then comes the server's own handler.
     """
 
     def __init__(self, config: SyncConfig) -> None:
@@ -120,7 +120,7 @@ class SyncPlugin(InitPluginProtocol):
             meter=self.metrics,
             tracer=config.tracer,
         )
-        self.graceful = Graceful(self.shutdown, self.engine.end_streams, settings.shutdown_timeout / 1_000)
+        self._graceful = Graceful(self.shutdown, self.engine.end_streams, settings.shutdown_timeout / 1_000)
         self._jwks = httpx2.AsyncClient(timeout=_JWKS_TIMEOUT)
         limiter = RateLimit(settings.rate_limit, config.monotonic)
         self.frame = Frame(
@@ -135,7 +135,7 @@ class SyncPlugin(InitPluginProtocol):
 
     def on_app_init(self, app_config: AppConfig) -> AppConfig:
         app_config.route_handlers.extend(self.handlers())
-        app_config.lifespan.append(self._running)
+        app_config.lifespan += [self._graceful.lifespan, self._running]
         return app_config
 
     def routes(self) -> list[Route]:

@@ -43,8 +43,10 @@ class Reader:
         return {"type": "http.disconnect"}
 
     async def send(self, message: Any) -> None:
-        """Take what comes, while it takes anything."""
+        """Take what comes, while it takes anything; once it has left, nothing reaches it."""
         await self.takes.wait()
+        if self.leaves.is_set():
+            return
         if message["type"] == "http.response.start":
             self.start.set_result(message)
             return

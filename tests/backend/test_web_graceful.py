@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -96,3 +97,20 @@ async def test_a_repeat_is_not_impatience(monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.setattr(graceful, "IMPATIENT_AFTER", 0)
         signal.raise_signal(signal.SIGTERM)
         assert server.told == [signal.SIGTERM]
+
+
+async def test_where_nobody_handles_the_signal_it_does_what_it_does_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process whose signals nobody handles ends by the signal, after its streams."""
+    raised: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    async def end_streams() -> None:
+        monkeypatch.setattr(signal, "raise_signal", raised.set_result)
+
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        async with Graceful(Shutdown(), end_streams, 5).lifespan(None), asyncio.timeout(5):
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert await raised == signal.SIGTERM
+            assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)

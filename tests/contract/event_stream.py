@@ -20,7 +20,8 @@ EVENTS = {"Accept": "text/event-stream", "Content-Type": "application/json"}
 class EventStream(Stream):
     """The stream of one device by POST. It reads nothing before it is asked for a frame.
 
-    `narrow` takes in little at a time; `close` holds the code and reason of the last event, once it came.
+    `narrow` takes in little at a time; `close` holds the code and reason of the last event, once it came; `ended` tells
+    that nothing more can come.
     """
 
     def __init__(self, device: Device, watermark: dict[str, str] | None = None, **hello: Any) -> None:
@@ -28,6 +29,7 @@ class EventStream(Stream):
         self.frames: list[Json] = []
         self.comments = 0
         self.close: Json | None = None
+        self.ended = False
         self._events: queue.Queue[Json | None] = queue.Queue()
         self._reader: threading.Thread | None = None
         narrow, origin = hello.pop("narrow", False), hello.pop("origin", None)
@@ -92,6 +94,7 @@ class EventStream(Stream):
                 else:
                     self._events.put(data)
         finally:
+            self.ended = True
             self._events.put(None)
 
 

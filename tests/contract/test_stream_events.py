@@ -159,6 +159,22 @@ def test_other_origins_read_events_where_they_may(service: Service, device: Devi
     assert service.http.options("/sync/stream", headers=asked | {"Origin": "https://evil.example"}).status_code == 400
 
 
+@pytest.mark.databases("sqlite")
+def test_a_reader_that_stalls_is_cut_off(launch: Launcher) -> None:
+    """A reader that takes nothing for too long loses its connection, and the service the memory for it (I40)."""
+    running = launch(env={"TIDEMARK_STALL_TIMEOUT": "1s"})
+    device = running.service.device()
+    with EventStream(device, narrow=True) as stalled:
+        for _ in range(20):
+            device.apply(device.put("notes", title="long", body="x" * 200_000))
+        deadline = time.monotonic() + 10
+        while open_streams(running.service):
+            assert time.monotonic() < deadline
+        assert stalled.close_code(10) in {None, 1001}
+        assert stalled.ended
+    assert '"level":"error"' not in running.server.log.read_text(encoding="utf-8")
+
+
 def test_a_stream_that_its_reader_left_is_over(launch: Launcher) -> None:
     """When the client hangs up the service forgets the stream."""
     service = launch().service

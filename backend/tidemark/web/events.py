@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -17,6 +18,7 @@ from tidemark.sync.access import Principal
 from tidemark.sync.session import Session, StreamEngine
 from tidemark_protocol import clock, messages
 from tidemark_protocol.errors import RequestError
+from tidemark_protocol.stream_server import CloseCode
 
 from .answer import EVENTS, Header, Live, accepts
 from .call import Call
@@ -91,8 +93,9 @@ class EventSocket:
             beating.cancel()
             await asyncio.gather(beating, return_exceptions=True)
         if not self._ended:
-            # The peer is gone, or takes nothing any more: then its connection is TCP's to give up.
-            await self._call.gone()
+            # A peer that takes nothing any more may take this; if not, its connection is TCP's to give up.
+            with suppress(ConnectionError):
+                await self.close(CloseCode.GOING_AWAY, "nothing was taken for too long")
         return self._sent
 
     async def receive(self) -> str | None:

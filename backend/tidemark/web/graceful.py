@@ -78,6 +78,9 @@ class Graceful:
         handler = self._handlers[number]
         if callable(handler):
             handler(number, frame)
+        elif handler is signal.SIG_DFL:
+            signal.signal(number, handler)
+            signal.raise_signal(number)
 
     async def _end(self, number: int) -> None:
         handler = self._handlers[number]

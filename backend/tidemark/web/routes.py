@@ -88,10 +88,11 @@ class Frame(Struct, frozen=True):
     async def _serve(self, route: Route, call: Call, send: Send) -> int:
         """The status of what was answered."""
         started = self.monotonic()
-        status, sent = _CLIENT_CLOSED, 0
+        status, sent, answered = _CLIENT_CLOSED, 0, None
         try:
             answer = await self._answer(route, call)
             status = answer.status
+            answered = self.monotonic() if isinstance(answer, Live) else None
             sent = await _send(answer, call, send)
         except Disconnected:
             return status
@@ -99,7 +100,8 @@ class Frame(Struct, frozen=True):
             refusal(error, call.method, call.path)
         finally:
             elapsed = self.monotonic() - started
-            self.metrics.request(call.method, call.path, status, elapsed, call.received, sent)
+            until_answer = elapsed if answered is None else answered - started
+            self.metrics.request(call.method, call.path, status, until_answer, call.received, sent)
             if not route.quiet:
                 user = None if call.principal is None else call.principal.user
                 ms = round(elapsed * 1000, 1)
