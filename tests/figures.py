@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from urllib.request import urlopen
 
-import httpx2
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
@@ -33,4 +33,5 @@ class Figures:
 
 def scrape(url: str) -> Figures:
     """The figures of a service, on a connection of its own: of several processes any may answer."""
-    return Figures(httpx2.get(f"{url}/metrics").text)
+    with urlopen(f"{url}/metrics", timeout=10) as answer:
+        return Figures(answer.read().decode())
