@@ -65,14 +65,14 @@ class JumpingLoop(asyncio.SelectorEventLoop):
 class Reader:
     """A guest that folds what it is told, each frame of which must fit those before.
 
-    `slow`: refuses offers; `gone`: its process has ended.
+    `slow`: refuses offers; `broken`: raises; `gone`: its process has ended.
     """
 
     def __init__(self, session: str, user: str = "ada") -> None:
         self.session = session
         self.user = user
         self.slow = False
-        self.gone = False
+        self.broken = self.gone = False
         self.frames: list[Json] = []
         self.sent: list[Frame] = []
         self.pictures: dict[str, Json] = {}
@@ -91,6 +91,8 @@ class Reader:
 
     def offer(self, frame: Frame) -> bool:
         """Take a frame unless it is slow."""
+        if self.broken:
+            raise RuntimeError("broken")
         if self.slow:
             return False
         self.put(frame)

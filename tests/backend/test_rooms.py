@@ -313,6 +313,21 @@ def test_a_long_fan_out_overtaken(cluster: Cluster, process: Process) -> None:
     assert last.pictures[ROOM][last.session]["state"] == "back"
 
 
+def test_a_fault_of_one_guest_is_made_up_for(cluster: Cluster, process: Process) -> None:
+    """Guests that missed something by the fault of another have the right picture after the next change."""
+    readers = entered(cluster, process, 4)
+    readers[1].broken = True
+    process.rooms.show(readers[0], ROOM, "left out")
+    late = process.reader()
+    process.rooms.join(late, ROOM, "late")
+    cluster.loop.pass_time(1)
+    readers[1].broken = False
+    process.rooms.show(readers[0], ROOM, "told")
+    cluster.loop.pass_time(1)
+    assert all(reader.pictures == late.pictures for reader in readers)
+    assert late.pictures[ROOM][readers[0].session]["state"] == "told"
+
+
 def test_figures_of_rooms(cluster: Cluster, process: Process) -> None:
     """Rooms, members and fan-outs are told to whoever watches."""
     readers = entered(cluster, process, 3)

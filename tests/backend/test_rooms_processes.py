@@ -86,7 +86,7 @@ def test_limits_count_the_members_of_other_processes(cluster: Cluster) -> None:
 
 
 def test_ghosts_of_a_killed_process_are_gone_in_time(cluster: Cluster) -> None:
-    """The members of a process that died are gone between 30 and 45 s later, and those of others stay."""
+    """The members of a process that died are gone between 30 and 45 s later, and those of others stay (I43)."""
     here, there, third = cluster.start(), cluster.start(), cluster.start()
     one, ghost, other = joined(cluster, here), joined(cluster, there), joined(cluster, third)
     cluster.kill(there)
@@ -198,6 +198,19 @@ def test_a_broadcast_travels_only_where_it_is_heard(cluster: Cluster) -> None:
     cluster.loop.pass_time(SOON)
     assert tags(cluster).count("cast") == 1
     assert two.heard() == [2]
+
+
+def test_a_process_alone_tells_nobody(cluster: Cluster) -> None:
+    """While no other process is known nothing is sent but beats."""
+    alone = cluster.start()
+    one, two = joined(cluster, alone), joined(cluster, alone)
+    alone.rooms.show(one, ROOM, 1)
+    alone.rooms.cast(two, ROOM, "e", 1)
+    cluster.loop.pass_time(2 * BEAT)
+    assert set(tags(cluster)) == {"beat"}
+    there = cluster.start()
+    other = joined(cluster, there)
+    assert other.pictures == one.pictures
 
 
 def test_a_repeated_broadcast_is_heard_once(cluster: Cluster) -> None:

@@ -236,7 +236,8 @@ class Presence:
         changes = ((room, session, member) for room, found in gathered.items() for session, member in found.items())
         for rooms in _portions(changes):
             self._number += 1
-            self._tell(Delta(self.node, self._number, rooms))
+            if self.peers:  # one that comes later asks for the whole
+                self._tell(Delta(self.node, self._number, rooms))
         if self._beat_due:
             self._beat_due = False
             self._tell(self._standing())
@@ -286,7 +287,10 @@ class Presence:
         if isinstance(message, Bye):
             self._left[node] = 0
             return self._forget(node)
-        peer = self.peers.get(node) or self.peers.setdefault(node, Peer())
+        peer = self.peers.get(node)
+        if peer is None:
+            peer = self.peers[node] = Peer()
+            self._beat_due = True  # what was told while nobody was known it has not heard
         peer.silent = 0
         match message:
             case Beat():

@@ -123,7 +123,7 @@ class Room:
         if not self.stays:
             self._renew()
         stay.seen = -1
-        self.stays[stay.guest.session] = self.owed[stay.guest.session] = stay
+        self.stays[stay.session] = self.owed[stay.session] = stay
 
     def leave(self, session: str) -> None:
         self.owed.pop(session, None)
@@ -131,7 +131,7 @@ class Room:
 
     def has(self, stay: Stay) -> bool:
         """Whether this very stay lasts."""
-        return self.stays.get(stay.guest.session) is stay
+        return self.stays.get(stay.session) is stay
 
     def advance(self) -> Frame | None:
         """Go to the next version: the frame that leads to it from the one before. None if nothing has changed."""
@@ -159,6 +159,18 @@ class Room:
             members = {session: member for session, member in picture.items() if member is not None}
             self._whole = self._frame({"members": members})
         return self._whole
+
+    def give_whole(self, stays: Sequence[Stay]) -> None:
+        """Offer guests the picture; those whose reader is too slow get it once it has caught up."""
+        for stay in stays:
+            if not self.has(stay):
+                continue
+            self.owed.pop(stay.session, None)
+            if stay.offer(self.whole()):
+                stay.seen = self.version
+                stay.missed.pop(self.name, None)
+            else:
+                stay.missed[self.name] = None
 
     def _renew(self) -> None:
         self.version += 1
@@ -207,6 +219,8 @@ class Parcel:
         self.size += taken * everything.size
 
     def _serve_in_part(self, stay: Stay, *, fits: bool) -> None:
+        if stay.seen < self._version - 1 and self._room.name not in stay.missed:
+            self._room.give_whole([stay])  # the fault of another guest left it out
         frames = [post.frame for post in self._posts if post.sender != stay.session]
         if fits and self._changes is not None:
             frames.insert(0, self._changes)

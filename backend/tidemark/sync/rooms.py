@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -364,9 +364,7 @@ class Rooms:
             room.due = False
             room.presented = self._monotonic()
             changes = room.advance()
-            owed = list(room.owed.values())
-            room.owed.clear()
-            self._fanout.deliver(room, owed, partial(self._give_whole, room))
+            self._fanout.deliver(room, list(room.owed.values()), room.give_whole)
         posts, room.posts = room.posts, []
         stays = list(room.stays.values())
         for parcel in parcels(room, changes, posts):
@@ -375,17 +373,6 @@ class Rooms:
     def _served(self, parcel: Parcel, origin: Origin, since: float) -> None:
         self.withheld += parcel.refused
         self._meter.fanned_out("room", parcel.taken, parcel.size, self._monotonic() - since, origin)
-
-    def _give_whole(self, room: Room, stays: Sequence[Stay]) -> None:
-        """The answer to a join, the sooner the better: it is not taken by a reader that is too slow."""
-        for stay in stays:
-            if not room.has(stay):
-                continue
-            if stay.offer(room.whole()):
-                stay.seen = room.version
-                stay.missed.pop(room.name, None)
-            else:
-                stay.missed[room.name] = None
 
     def _valve(self, rate: int, most: int, most_bytes: int, outlet: Callable[[V], None]) -> Valve[Said, V]:
         now = self._monotonic
