@@ -255,6 +255,8 @@ def test_any_worker_answers_for_all(postgresql_url: str, tmp_path: Path) -> None
             assert shown("tidemark_requests_total", path="/sync/time") == [len(asked)]
             assert shown("tidemark_batch_mutations_sum") == [2]
         assert eventually(lambda: shown("tidemark_database_connections_max") == [12])
+        assert shown("tidemark_info") == [1]
+        assert abs(shown("tidemark_time_seconds")[0] - time.time()) < 5
 
         workers = [s.labels["pid"] for s in scrape(server.url).samples if s.name == "process_open_fds"]
         os.kill(int(workers[0]), signal.SIGKILL)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.gc_collector import GCCollector
@@ -92,7 +92,9 @@ class Metrics(Meter):
         self._counters: dict[tuple[str, str, int], tuple[Counter, Histogram, Counter, Counter]] = {}
         self._now = now
         self._time = self._gauge("time_seconds", "The service's clock, as Unix time.", among="livemostrecent")
-        self._info = self._gauge("info", "The version that runs and the database's epoch.", ["version", "epoch"])
+        self._info = self._gauge(
+            "info", "The version that runs and the database's epoch.", ["version", "epoch"], "livemax"
+        )
         self._requests = self._of(Counter, "requests", "Requests answered.", ["method", "path", "status"])
         self._seconds = self._histogram("request_seconds", "Time to an answer.", _SECONDS, ["path"])
         self._bytes = self._of(Counter, "request_bytes", "Bytes of bodies.", ["path", "direction"])
@@ -105,7 +107,8 @@ class Metrics(Meter):
         self._waited = self._histogram("batch_wait_seconds", "How long a batch's first push waited for it.", _SECONDS)
         self._settling = self._histogram("batch_seconds", "Time that a batch took, its commit included.", _SECONDS)
         self._verdicts = self._of(Counter, "verdicts", "Mutations answered.", ["status"])
-        self._splits = self._of(Counter, "batch_splits", "Transactions that the database refused.", ["cause"])
+        splits = self._of(Counter, "batch_splits", "Transactions that the database refused.", ["cause"])
+        self._splits = {cause: splits.labels(cause) for cause in get_args(SplitCause)}
         self._deferred = self._of(Counter, "pushes_deferred", "Pushes put back: another process holds a scope.")
         self._drained = self._of(Counter, "inbox_drained", "Writes in SQL that were collected.")
         self._lag = self._histogram("capture_lag_seconds", "From the earliest write in SQL of a page.", _SECONDS)
@@ -118,13 +121,20 @@ class Metrics(Meter):
         self._opened = self._histogram("stream_open_seconds", "From a connection to its welcome.", _SECONDS, ["kind"])
         self._closed = self._of(Counter, "streams_closed", "Streams that ended.", ["kind", "code"])
         self._refused = self._of(Counter, "streams_refused", "Streams that ended unwelcomed.", ["kind", "code"])
-        self._receivers = self._histogram("fanout_receivers", "Streams given one frame.", _RECEIVERS, ["what"])
-        self._sent = self._of(Counter, "fanout_bytes", "Bytes handed to streams.", ["what"])
-        self._late = self._histogram(
+        receivers = self._histogram("fanout_receivers", "Streams given one frame.", _RECEIVERS, ["what"])
+        sent = self._of(Counter, "fanout_bytes", "Bytes handed to streams.", ["what"])
+        late = self._histogram(
             "fanout_lag_seconds", "From a commit, broadcast or wake to its last frame.", _SECONDS, ["what", "origin"]
         )
-        self._behind = self._of(Counter, "behind", "Streams told that they are behind.", ["cause"])
-        self._broadcasts = self._of(Counter, "broadcasts", "Broadcasts and states of streams.", ["fate"])
+        self._fans = {
+            (what, origin): (receivers.labels(what), sent.labels(what), late.labels(what, origin))
+            for what in get_args(Fanned)
+            for origin in get_args(Origin)
+        }
+        behind = self._of(Counter, "behind", "Streams told that they are behind.", ["cause"])
+        self._behind = {cause: behind.labels(cause) for cause in get_args(BehindCause)}
+        broadcasts = self._of(Counter, "broadcasts", "Broadcasts and states of streams.", ["fate"])
+        self._broadcasts = {fate: broadcasts.labels(fate) for fate in get_args(BroadcastFate)}
 
     def _joining(self) -> None:
         self._wakes_out = self._of(Counter, "wake_sent", "Payloads of wakes and messages to other processes.")
@@ -193,7 +203,7 @@ class Metrics(Meter):
             self._verdicts.labels(status).inc(count)
 
     def split(self, cause: SplitCause) -> None:
-        self._splits.labels(cause).inc()
+        self._splits[cause].inc()
 
     def deferred(self, requests: int) -> None:
         self._deferred.inc(requests)
@@ -220,15 +230,16 @@ class Metrics(Meter):
         self._refused.labels(kind, _code(code)).inc()
 
     def fanned_out(self, what: Fanned, receivers: int, size: int, lag: float, origin: Origin) -> None:
-        self._receivers.labels(what).observe(receivers)
-        self._sent.labels(what).inc(size)
-        self._late.labels(what, origin).observe(lag)
+        taken, sent, late = self._fans[what, origin]
+        taken.observe(receivers)
+        sent.inc(size)
+        late.observe(lag)
 
     def fell_behind(self, cause: BehindCause) -> None:
-        self._behind.labels(cause).inc()
+        self._behind[cause].inc()
 
     def broadcast(self, fate: BroadcastFate, count: int = 1) -> None:
-        self._broadcasts.labels(fate).inc(count)
+        self._broadcasts[fate].inc(count)
 
     def wake_sent(self, payloads: int = 1) -> None:
         self._wakes_out.inc(payloads)
