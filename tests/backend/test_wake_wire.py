@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import count
+from itertools import count, product
 
 import pytest
 from hypothesis import given
@@ -14,7 +14,8 @@ from tidemark.wake.wire import LOOK, MAX_HELD, MAX_SCOPES, MAX_WAITING, Inbox, O
 ALICE, BOB = "00000000000000aa", "00000000000000bb"
 SCOPES = st.from_regex(r"[a-z]{1,32}:[a-z0-9%._~-]{1,384}", fullmatch=True)
 WAKEUPS = st.builds(Wakeup, SCOPES, st.integers(0, 2**63 - 1), st.integers(0, 2**31))
-MESSAGES = st.lists(st.binary(max_size=600) | st.text(max_size=300).map(str.encode), max_size=8)
+TEXTS = st.text(max_size=300) | st.text("a\0\n", max_size=3) | st.text("aä€😀", min_size=200, max_size=400)
+MESSAGES = st.lists(st.binary(max_size=600) | TEXTS.map(str.encode), max_size=8)
 MOST = st.sampled_from([500, 600, 7_900])
 
 
@@ -75,6 +76,18 @@ def test_what_is_lost_or_doubled_corrupts_nothing(
         assert not whole or len(arrived) == len(sent)
     assert set(heard.messages) <= {*alices, *bobs}
     assert heard.wakeups == []
+
+
+def test_parts_of_different_messages_never_meet() -> None:
+    """Whichever parts of two messages are lost, a message arrives if and only if all of its own are there."""
+    messages = b"a" * 1_000, b"b" * 1_000
+    payloads = outbox(*messages).take()
+    half = len(payloads) // 2
+    assert half == 3
+    for kept in product([True, False], repeat=len(payloads)):
+        heard = Heard().read(*(payload for payload, keep in zip(payloads, kept, strict=True) if keep))
+        whole = all(kept[:half]), all(kept[half:])
+        assert heard.messages == [message for message, there in zip(messages, whole, strict=True) if there]
 
 
 @pytest.mark.parametrize(
