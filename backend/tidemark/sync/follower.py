@@ -1,21 +1,9 @@
-"""What one connection follows: up to which version of each scope it has been told, and how it gets the rest (SPEC 6).
-
-    DUE ──► READING ──► LIVE ◄──► LAGGING
-     ▲                    │
-     └────────────────────┘
-
-DUE: what it missed must be read from the feed. READING: a read is under way, what comes meanwhile is held. LIVE: what
-comes is sent. LAGGING: the reader was too slow; once it has taken what waits it is told that it is `behind`.
-
-A live batch is sent if it begins where the last frame ended, skipped if it ends there or before, and otherwise makes
-the scope due. So there is no gap and no repetition, in whatever order commits, wakes and reads come.
-"""
+"""What one connection follows: how far it has been told of each scope, and how it gets the rest (SPEC 6)."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from enum import Enum
 
 from tidemark.meter import BehindCause
 from tidemark.store.base import ScopeState, Unavailable
@@ -23,90 +11,11 @@ from tidemark_protocol import messages, watermark
 from tidemark_protocol.messages import Behind, ScopeAdded, ScopeRevoked, ServerFrame, Welcome
 
 from .access import Grant, Principal
+from .following import Following, Phase, Visit
 from .frames import Batch, encoded
 from .hub import Hub
 from .outgoing import Outgoing
 from .rooms import Rooms
-
-
-class Phase(Enum):
-    """How a scope stands on a connection; see the module."""
-
-    DUE = "due"
-    READING = "reading"
-    LIVE = "live"
-    LAGGING = "lagging"
-
-
-_LIVE = Phase.LIVE
-
-
-class Following:
-    """One followed scope. `mark` is the watermark of what the peer has (None: nothing of the scope); `sent` the version
-    that the next frame begins at (-1: nothing was sent yet); `admitted` the number of the change of members under which
-    its rights were looked up. `asked`: the peer waits for the answer to its hello or follow, which may be a reset.
-    `held` came while the feed was read; `missed`: not all that came could be held.
-    """
-
-    __slots__ = (
-        "_send",
-        "admitted",
-        "asked",
-        "held",
-        "mark",
-        "missed",
-        "own",
-        "owner",
-        "phase",
-        "schema",
-        "scope",
-        "sent",
-        "state",
-        "user",
-    )
-
-    def __init__(self, owner: StreamFollower, mark: str | None, state: ScopeState) -> None:
-        self.owner = owner
-        self.user, self.own, self.schema = owner.user, owner.own, owner.schema
-        self.scope = state.scope
-        self.mark = mark
-        self.state = state
-        self.admitted = state.members
-        self.sent = -1
-        self.asked = True
-        self.phase = Phase.DUE
-        self.held: list[Batch] = []
-        self.missed = False
-        self._send = owner.outgoing.offer
-
-    def offer(self, batch: Batch) -> None:
-        """Almost always the frame fits behind the last one; the owner deals with all else."""
-        if self.sent == batch.after and self.phase is _LIVE:
-            frame = batch.frame(self.schema)
-            if frame is not None and self._send(frame):
-                self.sent, self.asked = batch.to, False
-                return
-        self.owner.offered(self, batch)
-
-    def revoked(self) -> None:
-        self.owner.revoked(self.scope)
-
-
-class Visit:
-    """Presence in rooms of one scope: it ends when the scope may not be read any more."""
-
-    __slots__ = ("own", "owner", "scope", "user")
-
-    def __init__(self, owner: StreamFollower, scope: str) -> None:
-        self.owner = owner
-        self.user, self.own = owner.user, owner.own
-        self.scope = scope
-
-    def offer(self, batch: Batch) -> None:
-        """Nothing of a scope comes by its rooms."""
-
-    def revoked(self) -> None:
-        self.owner.revoked(self.scope)
 
 
 class StreamFollower:

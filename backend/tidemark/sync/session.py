@@ -255,6 +255,8 @@ class Session:
         match effect:
             case Send(frame=frame):
                 self._send(frame)
+            case Close(code=CloseCode.RESTARTING, reason=reason):
+                self._end(self._engine.streams.going_away(reason))
             case Close(code=code, reason=reason):
                 self._end(Ending(code, reason))
             case Authenticate(token=token):
