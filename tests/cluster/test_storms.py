@@ -112,7 +112,7 @@ async def come_back(people: Crowd, server: TidemarkServer, end: Callable[[], obj
 
 @pytest.mark.parametrize("signal", ["SIGTERM", "SIGKILL"])
 async def test_all_come_back_after_a_restart(cluster: Cluster, signal: str) -> None:
-    """Everybody of one process is back after a restart and gets what was written meanwhile; others are served."""
+    """After a restart everybody is back and gets what was written meanwhile, others being served all along (I45)."""
     server, service = cluster.servers[0], cluster.services[0]
     people = await asyncio.to_thread(crowd, CLIENTS, cluster.services[1], server.port)
     end = server.stop if signal == "SIGTERM" else server.kill
