@@ -165,6 +165,13 @@ def test_a_broadcast_needs_an_event(company: tuple[str, list[Stream]], event: ob
     assert len(one.heard()) == 1
 
 
+def test_a_payload_left_out_is_null(company: tuple[str, list[Stream]]) -> None:
+    """A broadcast may do without a payload."""
+    scope, (sender, one, _, _) = company
+    sender.send({"t": "broadcast", "room": scope, "event": "bell"})
+    assert one.until("broadcast")["payload"] is None
+
+
 def test_a_payload_too_large_reaches_nobody(company: tuple[str, list[Stream]]) -> None:
     """A payload of 16 KiB is sent on; one byte more is refused as `too_large`."""
     scope, (sender, one, _, _) = company
@@ -263,8 +270,9 @@ def test_rooms_have_rates_of_their_own(slow_rooms: Service) -> None:
         assert [frame["payload"] for frame in listener.heard()] == ["calm"]
 
 
-def test_who_leaves_takes_along_what_waits(slow_rooms: Service) -> None:
-    """What waits for its turn when its sender leaves, or ends, is not heard after the sender has left."""
+@pytest.mark.parametrize("way", ["leaves", "ends", "is expelled"])
+def test_who_goes_takes_along_what_waits(slow_rooms: Service, way: str) -> None:
+    """What waits for its turn when its sender goes is not heard after the sender has left."""
     scope, devices = enrolled(slow_rooms, 2)
     with welcomed(*devices) as (loud, listener):
         loud.join(scope)
@@ -272,7 +280,13 @@ def test_who_leaves_takes_along_what_waits(slow_rooms: Service) -> None:
         room.sees(loud.session, listener.session)
         for number in range(100):
             loud.broadcast(scope, number)
-        loud.send({"t": "leave", "room": scope})
+        loud.ping()
+        if way == "leaves":
+            loud.send({"t": "leave", "room": scope})
+        elif way == "ends":
+            loud.connection.close()
+        else:
+            slow_rooms.admin().expel(scope, loud.device.user)
         room.sees(listener.session)
         heard = len(listener.heard())
         for _ in listener.incoming(1):

@@ -84,6 +84,17 @@ def test_a_state_outlives_its_change(pair: tuple[Room, Room], service: Service) 
         assert room.look()[one.stream.session]["state"] == {"typing": True}
 
 
+def test_a_second_join_that_is_refused_changes_nothing(pair: tuple[Room, Room]) -> None:
+    """Whoever is in a room and joins it again with a state too large still is in it, with the state it had."""
+    one, two = pair
+    error = one.stream.refusal({"t": "join", "room": one.name, "state": "x" * 5_000})
+    assert error["code"] == "too_large"
+    two.stream.broadcast(one.name, "heard")
+    one.stream.hear("heard")
+    for room in pair:
+        assert room.look()[one.stream.session]["state"] == "one"
+
+
 def state_of(size: int) -> str:
     """A state whose JSON has `size` bytes."""
     return "é" * ((size - 2) // 2) + "x" * (size % 2)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from websockets.exceptions import ConnectionClosed
 
 from tests.contract import hostile
-from tests.contract.client import Device, Json, Service, fresh
+from tests.contract.client import Device, Json, Service, fresh, token
 from tests.contract.conftest import Running
 from tests.contract.stream import Room, Stream, welcomed
 
@@ -111,6 +111,18 @@ def test_a_users_own_scope_is_a_room(device: Device, friend: Device) -> None:
         two.join(device.scope)
         room.sees(one.session, two.session)
         assert other.refusal({"t": "join", "room": device.scope})["code"] == "forbidden"
+
+
+def test_a_scopes_spelling_is_its_rooms(service: Service) -> None:
+    """A room of a scope whose id is percent-encoded is named with the encoding, and no other spelling is a room."""
+    user = f"auth0|{fresh('user')}"
+    scope = f"user:{user.replace('|', '%7C')}"
+    with welcomed(service.device(user), service.device(user)) as (one, two):
+        room = one.join(f"{scope}/a")
+        two.join(f"{scope}/a")
+        assert {member["user"] for member in room.sees(one.session, two.session).values()} == {user}
+        assert one.refusal({"t": "join", "room": f"user:{user}"})["code"] == "malformed"
+        assert one.refusal({"t": "join", "room": scope.replace("%7C", "%7c")})["code"] == "malformed"
 
 
 @pytest.mark.parametrize("followed", ["narrowed", "unfollowed"])
@@ -232,6 +244,24 @@ def test_rooms_that_may_not_be_joined_look_alike(service: Service, device: Devic
         assert busy.look().keys() == {inside.session}
 
 
+def test_an_operator_is_no_member(service: Service, scope: str) -> None:
+    """An admin that has not made itself a member may join no room of the scope."""
+    with welcomed(service.admin()) as (stream,):
+        assert stream.refusal({"t": "join", "room": scope})["code"] == "forbidden"
+
+
+def test_a_fresh_token_keeps_the_rooms(scope: str, pair: tuple[Stream, Stream]) -> None:
+    """A stream that renews its token stays in its rooms, with the state it shows."""
+    one, two = pair
+    room = two.join(scope)
+    one.join(scope, state="kept")
+    one.send({"t": "auth", "token": token(one.device.user)})
+    one.until("authed")
+    assert room.sees(one.session, two.session)[one.session]["state"] == "kept"
+    two.broadcast(scope, "heard")
+    one.hear("heard")
+
+
 def test_a_room_not_joined_takes_nothing(scope: str, pair: tuple[Stream, Stream]) -> None:
     """Leaving, a state, or a broadcast, in a room that one is not in is answered `not_joined` and reaches nobody."""
     one, two = pair
@@ -306,13 +336,13 @@ def odd_frames(scope: str) -> st.SearchStrategy[Json]:
 
 
 @given(data=st.data())
-@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 def test_odd_frames_about_rooms_never_end_a_stream(target: tuple[Stream, Stream], data: st.DataObject) -> None:
     """Any frames about rooms are taken or refused one by one; the stream lives, and all that comes of them fits."""
     odd, calm = target
     scope = calm.device.scope
     rooms = [calm.join(scope), calm.join(f"{scope}/a")]
-    for frame in data.draw(st.lists(odd_frames(scope), min_size=1, max_size=10)):
+    for frame in data.draw(st.lists(odd_frames(scope), min_size=1, max_size=20)):
         odd.send(frame)
     odd.ping()
     for room in rooms:

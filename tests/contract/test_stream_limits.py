@@ -177,7 +177,7 @@ def test_a_reader_that_stops_reading_costs_little(unlimited: Running) -> None:
         for sleeper in sleepers:
             sleeper.cut()
         assert (after - before) / len(sleepers) < 2**20
-        assert beside < 2 * alone + 0.02
+        assert beside < 2 * alone + 0.05
 
 
 @pytest.mark.databases("sqlite")
@@ -192,7 +192,7 @@ def test_a_slow_reader_is_given_the_picture_of_its_rooms(unlimited: Running) -> 
         version = write(device)
         for number in range(2_000):
             source.send({"t": "presence", "room": device.scope, "state": str(number) * 800})
-            source.broadcast(device.scope, "x" * 16_000)
+            source.broadcast(device.scope, f"{number:04}" + "x" * 15_000)
         source.send({"t": "presence", "room": device.scope, "state": "after"})
         other.send({"t": "leave", "room": device.scope})
         source.ping()
@@ -201,6 +201,9 @@ def test_a_slow_reader_is_given_the_picture_of_its_rooms(unlimited: Running) -> 
         assert follower.behind
         room.sees(sleeper.session, source.session)
         room.until(lambda members: members[source.session]["state"] == "after")
+        heard = [frame["payload"] for frame in sleeper.heard()]
+        assert heard == sorted(set(heard))
+        assert len(heard) < 2_000
         whole = [frame for frame in sleeper.frames if frame["t"] == "presence" and "members" in frame]
         assert len(whole) >= 2
         source.broadcast(device.scope, "awake")
