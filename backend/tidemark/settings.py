@@ -185,7 +185,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         int, About(DURATION, "How long a stream's reader may take in nothing of what waits for it.")
     ] = 30 * _SECOND
     max_streams: Annotated[int, About(NUMBER, "Streams open in one process.")] = 10_000
-    max_opening: Annotated[int, About(NUMBER, "Streams of one process that are let in at a time; others wait.")] = 500
+    max_opening: Annotated[int, About(NUMBER, "Streams of one process that are let in at a time; others wait.")] = 50
     streams_per_user: Annotated[int, About(NUMBER, "Streams of one user in one process.")] = 100
     reconnect_spread: Annotated[
         int, About(DURATION, "Over how long clients are asked to spread their return, at most.")
