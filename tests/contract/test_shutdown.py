@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -293,3 +293,27 @@ async def test_the_database_is_away(mortal: Running, postgres_server: PostgresSe
             await asyncio.to_thread(ended.orderly, {"info", "warning"})
     for answer in waiting:
         assert answer.exception() is not None or answer.result().status_code == 503
+
+
+@pytest.mark.databases("postgresql")
+async def test_the_database_hangs(launch: Launcher, postgres_server: PostgresServer) -> None:
+    """A database that takes statements and never answers does not keep the service from ending."""
+    running = launch(env={"TIDEMARK_SHUTDOWN_TIMEOUT": "1s"})
+    device = running.service.device()
+    async with streams([device]) as (stream,):
+        name = running.server.database.rpartition("/")[2]
+        asked = f"SELECT pid FROM pg_stat_activity WHERE datname = '{name}' AND pid <> pg_backend_pid()"
+        backends = [int(pid) for pid in postgres_server.sql(asked).split()]
+        for pid in backends:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            await stream.send(json.dumps({"t": "push", "id": 1, "schema": SCHEMA} | device.envelope(pushed(device, 1))))
+            os.kill(running.server.pid, signal.SIGTERM)
+            frames, close = await until_closed(stream)
+            assert close is not None and close.code == 1012
+            assert not any(frame["t"] == "result" for frame in frames)
+            assert await asyncio.to_thread(running.server.wait, 25) == 0
+        finally:
+            for pid in backends:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)

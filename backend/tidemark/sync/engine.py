@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
+from typing import Final
+
+import structlog
 
 from tidemark.meter import SILENT, Meter
 from tidemark.settings import Settings
@@ -29,6 +32,11 @@ from .retention import Housekeeping
 from .rooms import RoomLimits, Rooms
 from .shapes import Shapes
 from .streams import Streams
+
+STOP_WITHIN: Final = 3.0
+"""Seconds that a database which does not answer may hold up the end."""
+
+_log = structlog.get_logger(__name__)
 
 
 class Engine:
@@ -149,7 +157,17 @@ class Engine:
         self._loops = [asyncio.create_task(loop.run()) for loop in (self.drain, self._housekeeping, self.rooms)]
 
     async def stop(self) -> None:
-        """Answer what was taken in, end the streams, let go of the store."""
+        """Answer what was taken in, end the streams, let go of the store; soon, also without the database."""
+        ending = asyncio.create_task(self._end())
+        await asyncio.wait({ending}, timeout=STOP_WITHIN)
+        if not ending.done():
+            _log.warning("stopped without the database", seconds=STOP_WITHIN)
+        await self.store.close()
+        await asyncio.wait({ending}, timeout=STOP_WITHIN)
+        if ending.done():
+            ending.result()
+
+    async def _end(self) -> None:
         await self.streams.end()
         for loop in self._loops:
             loop.cancel()
@@ -157,7 +175,6 @@ class Engine:
         await self._pipeline.finish()
         self.rooms.goodbye()
         await self.hub.stop()
-        await self.store.close()
 
     async def end_streams(self) -> None:
         """Let no stream in any more, and end all with a hint when to come back; pushes under way are answered first."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, TypeVar
@@ -52,6 +53,8 @@ _SESSION: Final = {
 }
 _WRITERS: Final = _SESSION | {"enable_hashjoin": "off", "enable_mergejoin": "off", OWN: "on"}
 _READERS: Final = _SESSION | {"enable_sort": "off"}
+CLOSE_WITHIN: Final = 3.0
+"""Seconds that connections in use may take to come back."""
 _CLIENT_PATIENCE: Final = 40.0
 """Seconds for one statement: more than the server's own limit, for a server that went away without a word."""
 
@@ -100,7 +103,9 @@ class PostgresStore:
     async def close(self) -> None:
         for pool in (self._writers, self._readers):
             if pool is not None:
-                await pool.close()
+                # Given up, it cuts off its connections, and what waits for them fails.
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(pool.close(), CLOSE_WITHIN)
 
     async def renew_epoch(self) -> str:
         """Draw a new epoch, as belongs to every restore; every replica starts anew (SPEC 1)."""
