@@ -30,7 +30,7 @@ MISSED = 30
 """Writes while everybody is away."""
 WITHIN = 20.0
 """Seconds, from the moment that the process serves again, within which everybody is back and has everything."""
-PATIENCE = 5.0
+PATIENCE = 8.0
 """Seconds that another request may take meanwhile."""
 MEBIBYTE = 1024 * 1024
 MOST_MEMORY = 400 * MEBIBYTE
