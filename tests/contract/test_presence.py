@@ -214,6 +214,20 @@ def test_states_above_the_rate_come_to_the_latest(pair: tuple[Room, Room]) -> No
     assert len(states) < number / 2
 
 
+@pytest.mark.parametrize("way", ["after leaving", "at once"])
+def test_a_state_that_waits_does_not_outlive_a_join(pair: tuple[Room, Room], way: str) -> None:
+    """A state that waits for its turn does not replace the one that its session joined with since."""
+    one, two = pair
+    for state in range(300):
+        one.stream.send({"t": "presence", "room": one.name, "state": state})
+    if way == "after leaving":
+        one.stream.send({"t": "leave", "room": one.name})
+    one.stream.join(one.name, state="joined")
+    two.until(lambda members: members.get(one.stream.session, {}).get("state") == "joined")
+    later = [frame for frame in two.stream.incoming(0.5) if frame["t"] == "presence"]
+    assert later == []
+
+
 def test_a_rejected_state_is_not_the_latest(pair: tuple[Room, Room]) -> None:
     """A state that is refused does not take the place of the one before it."""
     one, two = pair
