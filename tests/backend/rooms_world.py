@@ -225,12 +225,16 @@ class Cluster:
         self.kill(process)
 
     def close(self) -> None:
-        """The world ends, well if every frame of every guest fitted those before."""
+        """The world ends, well if every frame of every guest fitted those before, and came of a room it was in."""
         for process in self.processes.values():
             process.running.cancel()
         self.loop.turn()
         self.loop.close()
         assert [fault for reader in self.readers for fault in reader.faults] == []
+        for process in self.processes.values():
+            for reader in self.readers:
+                if reader.session.startswith(process.name):
+                    assert reader.pictures.keys() <= process.rooms.rooms_of(reader)
 
     def _carry(self, sender: str, message: bytes) -> None:
         if sender not in self.processes:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.backend.rooms_world import NO_LIMITS, Cluster, Process, Reader
-from tidemark.sync.rooms import PRESENCE_INTERVAL, RoomLimits
+from tidemark.sync.rooms import MAX_WAITING, PRESENCE_INTERVAL, RoomLimits
 from tidemark_protocol.errors import RequestError
 
 ROOM = "workspace:7"
@@ -75,6 +75,8 @@ def test_who_comes_and_goes_unseen_is_not_told_of(cluster: Cluster, process: Pro
     three = process.reader()
     process.rooms.join(three, ROOM, None)
     process.rooms.leave(three, ROOM)
+    process.rooms.show(one, ROOM, "for a moment")
+    process.rooms.show(one, ROOM, None)
     cluster.loop.pass_time(2 * PRESENCE_INTERVAL)
     assert [frame.keys() for frame in one.frames] == [{"t", "room", "changed"}]
     assert three.frames == []
@@ -104,6 +106,7 @@ def test_a_room_left_is_left(cluster: Cluster, process: Process) -> None:
     """Nothing of a room reaches whoever left it, and nothing it says is taken; the others are told."""
     one, two = entered(cluster, process, 2)
     process.rooms.leave(two, ROOM)
+    two.left(ROOM)
     process.rooms.cast(one, ROOM, "e", "unheard")
     cluster.loop.pass_time(PRESENCE_INTERVAL)
     assert two.frames == []
@@ -123,13 +126,17 @@ def test_a_departed_guest_leaves_all_its_rooms(cluster: Cluster, process: Proces
     for room in (f"{ROOM}/document:12", "workspace:77", "workspace:77/a"):
         process.rooms.join(two, room, None)
     process.rooms.depart(two, ROOM)
+    two.left(ROOM)
     assert process.rooms.rooms_of(two) == {"workspace:77", "workspace:77/a"}
     cluster.loop.pass_time(PRESENCE_INTERVAL)
     assert one.pictures[ROOM].keys() == {one.session}
     process.rooms.depart(two)
     process.rooms.depart(one)
     assert (process.rooms.rooms, process.rooms.members) == (0, 0)
-    assert process.rooms.rooms_of(two) == frozenset()
+    for reader in (one, two):
+        assert process.rooms.rooms_of(reader) == frozenset()
+        reader.pictures.clear()
+    assert (process.rooms._visitors, process.rooms._rooms) == ({}, {})
 
 
 def test_a_broadcast_reaches_the_others(cluster: Cluster, process: Process) -> None:
@@ -221,20 +228,44 @@ def test_the_rate_of_a_room_is_shared(cluster: Cluster) -> None:
     assert readers[40].heard()[20:] == [[reader.session, 2] for reader in readers[20:40] + readers[:20]]
 
 
-def test_what_waits_is_dropped_with_the_stay(cluster: Cluster) -> None:
-    """What a guest said above the rate is not said after it left, nor shown after it joined again."""
-    process = limited(cluster, broadcast_rate=1, room_rate=1)
+@pytest.mark.parametrize("limit", ["broadcast_rate", "room_rate"])
+def test_what_waits_is_dropped_with_the_stay(cluster: Cluster, limit: str) -> None:
+    """What a guest said above a rate is not said after it left, though it comes back."""
+    process = limited(cluster, **{limit: 1})
     one, two = entered(cluster, process, 2)
     for event in ("a", "b", "c", "d"):
         process.rooms.cast(one, ROOM, event, event)
-    process.rooms.show(one, ROOM, "old")
-    process.rooms.join(one, ROOM, "new")
-    cluster.loop.pass_time(0.5)
+    cluster.loop.turn()
     process.rooms.leave(one, ROOM)
-    process.rooms.join(one, ROOM, "newest")
+    one.left(ROOM)
+    process.rooms.join(one, ROOM, "back")
     cluster.loop.pass_time(10)
     assert two.heard() == ["a", "b"]
-    assert two.pictures[ROOM][one.session]["state"] == "newest"
+    assert two.pictures[ROOM][one.session]["state"] == "back"
+
+
+def test_a_join_outdoes_the_state_that_waits(cluster: Cluster) -> None:
+    """Whoever joins again shows that state, not an earlier one that waited for its turn."""
+    process = limited(cluster, broadcast_rate=1)
+    one, two = entered(cluster, process, 2)
+    for state in (1, 2, "waits"):
+        process.rooms.show(one, ROOM, state)
+    process.rooms.join(one, ROOM, "joined again")
+    cluster.loop.pass_time(10)
+    assert two.pictures[ROOM][one.session]["state"] == "joined again"
+
+
+def test_broadcasts_do_not_outdo_a_state(cluster: Cluster) -> None:
+    """However many events wait, of which the oldest give way, the latest state is shown in the end."""
+    process = limited(cluster, broadcast_rate=1)
+    one, two = entered(cluster, process, 2)
+    for state in range(4):
+        process.rooms.show(one, ROOM, state)
+    for number in range(100):
+        process.rooms.cast(one, ROOM, f"event {number}", number)
+    cluster.loop.pass_time(30)
+    assert two.pictures[ROOM][one.session]["state"] == 3
+    assert two.heard() == list(range(100 - MAX_WAITING, 100))
 
 
 def test_a_state_that_waited_may_find_the_room_full(cluster: Cluster) -> None:
@@ -281,6 +312,26 @@ def test_a_slow_reader_gets_the_whole_once_it_has_caught_up(cluster: Cluster, pr
     assert process.rooms.withheld == 2
 
 
+def test_what_changes_while_a_reader_catches_up(cluster: Cluster, process: Process) -> None:
+    """The whole that a slow reader gets and the changes that follow fit each other; a room left is not among it."""
+    slow, quick = entered(cluster, process, 2)
+    process.rooms.join(slow, f"{ROOM}/a", None)
+    cluster.loop.pass_time(1)
+    slow.slow = True
+    process.rooms.show(quick, ROOM, "missed")
+    process.rooms.join(quick, f"{ROOM}/a", None)
+    cluster.loop.turn()
+    process.rooms.show(quick, ROOM, "gathered")
+    process.rooms.leave(slow, f"{ROOM}/a")
+    slow.left(f"{ROOM}/a")
+    slow.slow = False
+    process.rooms.drained(slow)
+    assert slow.pictures[ROOM][quick.session]["state"] == "missed"
+    cluster.loop.pass_time(1)
+    assert slow.pictures[ROOM] == quick.pictures[ROOM]
+    assert slow.pictures[ROOM][quick.session]["state"] == "gathered"
+
+
 def test_a_guest_too_slow_for_its_answer_gets_it_later(cluster: Cluster, process: Process) -> None:
     """Who is too slow for the answer to a join hears nothing of the room before that answer."""
     slow, quick = process.reader(), process.reader()
@@ -300,17 +351,41 @@ def test_a_guest_too_slow_for_its_answer_gets_it_later(cluster: Cluster, process
 
 
 def test_a_long_fan_out_overtaken(cluster: Cluster, process: Process) -> None:
-    """A guest served late in a long fan-out, who leaves and comes back meanwhile, has the right picture (I42)."""
+    """Guests served late in a long fan-out, who leave meanwhile, hear nothing more; who comes back sees all."""
     readers = entered(cluster, process, 600)
-    last = readers[-1]
+    *_, gone, last = readers
+
+    def overtake() -> None:
+        assert readers[0].frames and not last.frames
+        for reader in (gone, last):
+            process.rooms.leave(reader, ROOM)
+            reader.left(ROOM)
+        process.rooms.join(last, ROOM, "back")
+
     process.rooms.show(readers[0], ROOM, "first")
-    cluster.loop.pass_time(0)
-    process.rooms.leave(last, ROOM)
-    last.left(ROOM)
-    process.rooms.join(last, ROOM, "back")
+    cluster.loop.call_soon(overtake)
     cluster.loop.pass_time(1)
     assert last.pictures == readers[0].pictures
     assert last.pictures[ROOM][last.session]["state"] == "back"
+    assert gone.frames == []
+
+
+def test_leaving_before_the_answer(cluster: Cluster, process: Process) -> None:
+    """Of many who join at once, those who leave before their answer get none."""
+    entered(cluster, process, 1)
+    readers = [process.reader() for _ in range(600)]
+
+    def overtake() -> None:
+        assert readers[0].frames and not readers[-1].frames
+        for reader in readers[-10:]:
+            process.rooms.leave(reader, ROOM)
+
+    for reader in readers:
+        process.rooms.join(reader, ROOM, None)
+    cluster.loop.call_soon(overtake)
+    cluster.loop.pass_time(1)
+    assert all(reader.frames == [] for reader in readers[-10:])
+    assert len(readers[0].pictures[ROOM]) == 591
 
 
 def test_a_fault_of_one_guest_is_made_up_for(cluster: Cluster, process: Process) -> None:

@@ -55,6 +55,7 @@ def test_a_room_spans_all_processes(cluster: Cluster) -> None:
     assert two.pictures[ROOM][one.session]["state"] == {"cursor": 1}
     assert there.figures.fanned[-1][3] == "here" and "elsewhere" in {origin for *_, origin in there.figures.fanned}
     there.rooms.leave(two, ROOM)
+    two.left(ROOM)
     cluster.loop.pass_time(SOON)
     assert one.pictures[ROOM].keys() == {one.session}
 
@@ -120,6 +121,7 @@ def test_a_process_that_stopped_says_no_more(cluster: Cluster) -> None:
     cluster.sent.clear()
     there.rooms.cast(two, ROOM, "e", 1)
     there.rooms.depart(two)
+    two.left(ROOM)
     cluster.loop.pass_time(2 * BEAT)
     assert {msgspec.json.decode(message)["node"] for message in cluster.sent} == {here.name}
 
@@ -168,6 +170,65 @@ def test_a_loss_that_nothing_follows_is_found_by_a_beat(cluster: Cluster) -> Non
     assert two.pictures[ROOM][one.session]["state"] == "lost"
 
 
+def test_a_gap_is_closed_at_once(cluster: Cluster) -> None:
+    """A lost message is made up for as soon as another one follows; a lost answer is asked for again after a beat."""
+    here, there = cluster.start(), cluster.start()
+    one, two = joined(cluster, here), joined(cluster, there)
+    three = joined(cluster, here)
+    cluster.loop.pass_time(BEAT)
+    for lost, within in ((0.1, SOON), (0.15, BEAT + 2 * SOON)):
+        cluster.deaf.add(there.name)
+        here.rooms.show(one, ROOM, "lost")
+        cluster.loop.pass_time(0.1)
+        cluster.deaf.clear()
+        here.rooms.show(three, ROOM, lost)
+        cluster.loop.pass_time(0.0041)  # the second message has come, and the question is on its way
+        if lost > 0.1:
+            cluster.deaf.add(there.name)
+            cluster.loop.pass_time(0.05)
+            cluster.deaf.clear()
+        cluster.loop.pass_time(within)
+        assert two.pictures == one.pictures
+        assert two.pictures[ROOM][three.session]["state"] == lost
+        here.rooms.show(one, ROOM, None)
+        cluster.loop.pass_time(2 * BEAT)
+
+
+def test_a_quiet_cluster_is_quiet(cluster: Cluster) -> None:
+    """While nothing happens nobody is told anything, and processes send beats alone."""
+    processes = [cluster.start() for _ in range(3)]
+    readers = [joined(cluster, process) for process in processes for _ in range(2)]
+    processes[0].rooms.leave(readers[0], ROOM)
+    readers[0].left(ROOM)
+    late = cluster.start()
+    readers.append(joined(cluster, late))
+    cluster.loop.pass_time(2 * BEAT)
+    cluster.sent.clear()
+    for reader in readers:
+        reader.frames.clear()
+    cluster.loop.pass_time(300)
+    assert set(tags(cluster)) == {"beat"}
+    assert len(cluster.sent) <= 4 * (300 / BEAT + 1)
+    assert all(reader.frames == [] for reader in readers)
+
+
+def test_a_room_that_was_left_is_seen_anew(cluster: Cluster) -> None:
+    """Whoever comes back to a room that others kept sees what changed there meanwhile."""
+    here, there = cluster.start(), cluster.start()
+    one, two = joined(cluster, here), joined(cluster, there)
+    here.rooms.show(one, ROOM, "shown")
+    cluster.loop.turn()
+    here.rooms.show(one, ROOM, "not told any more")
+    here.rooms.leave(one, ROOM)
+    one.left(ROOM)
+    there.rooms.show(two, ROOM, "meanwhile")
+    cluster.loop.pass_time(1)
+    here.rooms.join(one, ROOM, "shown")
+    cluster.loop.pass_time(1)
+    assert one.pictures == two.pictures
+    assert one.pictures[ROOM][two.session]["state"] == "meanwhile"
+
+
 def test_many_who_ask_are_answered_together(cluster: Cluster) -> None:
     """However many processes start at once, each of the others tells the whole a few times only."""
     old = cluster.start()
@@ -176,6 +237,7 @@ def test_many_who_ask_are_answered_together(cluster: Cluster) -> None:
     cluster.sent.clear()
     for _ in range(10):
         cluster.start()
+        cluster.loop.pass_time(0.05)
     cluster.loop.pass_time(BEAT)
     wholes = [m for m in map(msgspec.json.decode, cluster.sent) if m["type"] == "whole" and m["node"] == old.name]
     assert 1 <= len(wholes) <= 2
