@@ -10,36 +10,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
-from .common import READY_WITHIN, ServerError, free_port, log_tail
+from .common import READY_WITHIN, ServerError, ThrowAway, free_port, log_tail
 
 
-class Broker(ABC):
+class Broker(ThrowAway):
     """A server without passwords on the loopback interface that keeps nothing; it runs as whoever starts it."""
-
-    def __init__(self) -> None:
-        missing = self.missing()
-        if missing:
-            raise ServerError(missing)
-        self.port = 0
-        self._folder = Path()
-
-    @classmethod
-    def attach(cls, port: int, folder: Path) -> Self:
-        """A server that another process of this test run has started."""
-        server = cls()
-        server.port, server._folder = port, folder
-        return server
-
-    @staticmethod
-    @abstractmethod
-    def missing() -> str | None:
-        """Why it cannot be had here, or None when it can."""
 
     @property
     @abstractmethod
@@ -49,11 +29,6 @@ class Broker(ABC):
     @abstractmethod
     def _command(self, pid_file: Path) -> list[str]:
         """The program's name and arguments."""
-
-    @property
-    def folder(self) -> Path:
-        """Holds the log."""
-        return self._folder
 
     def start(self) -> Self:
         """Start it on a free port; returns when it answers."""
@@ -111,12 +86,6 @@ class Broker(ABC):
     def release(self) -> None:
         """Let it go on."""
         self._signal(signal.SIGCONT)
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.stop()
 
     def _signal(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError):

@@ -11,37 +11,17 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 from uuid import uuid4
 
-from .common import READY_WITHIN, ServerError, free_port, log_tail
+from .common import READY_WITHIN, ServerError, ThrowAway, free_port, log_tail
 
 
-class PostgresServer:
+class PostgresServer(ThrowAway):
     """A private PostgreSQL cluster in a temporary folder: durable, 200 connections, no passwords, loopback only.
 
     As root, which PostgreSQL refuses, its programs run as the user `postgres`.
     """
-
-    def __init__(self) -> None:
-        missing = self.missing()
-        if missing:
-            raise ServerError(missing)
-        self.port = 0
-        self._folder = Path()
-
-    @classmethod
-    def attach(cls, port: int, folder: Path) -> Self:
-        """A cluster that another process of this test run has started."""
-        server = cls()
-        server.port, server._folder = port, folder
-        return server
-
-    @property
-    def folder(self) -> Path:
-        """Holds the data, the unix socket and the log."""
-        return self._folder
 
     @staticmethod
     def missing() -> str | None:
@@ -98,12 +78,6 @@ class PostgresServer:
         """Run SQL through psql; returns what it prints, unaligned and without headers."""
         return self._run("psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-d", self.url(database), "-c", statement)
 
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.stop()
-
     def _run(self, program: str, *arguments: str) -> str:
         root = os.geteuid() == 0
         # A file, not a pipe: the server that pg_ctl leaves behind would keep a pipe open.
@@ -126,30 +100,11 @@ class PostgresServer:
         return text
 
 
-class MariadbServer:
+class MariadbServer(ThrowAway):
     """A private MariaDB in a temporary folder: durable, 200 connections, root without a password, loopback only.
 
     It runs as whoever starts it, root included.
     """
-
-    def __init__(self) -> None:
-        missing = self.missing()
-        if missing:
-            raise ServerError(missing)
-        self.port = 0
-        self._folder = Path()
-
-    @classmethod
-    def attach(cls, port: int, folder: Path) -> Self:
-        """A server that another process of this test run has started."""
-        server = cls()
-        server.port, server._folder = port, folder
-        return server
-
-    @property
-    def folder(self) -> Path:
-        """Holds the data, the unix socket and the log."""
-        return self._folder
 
     @staticmethod
     def missing() -> str | None:
@@ -220,12 +175,6 @@ class MariadbServer:
         where = ["--no-defaults", "--host=127.0.0.1", f"--port={self.port}", "--user=root", "--connect-timeout=10"]
         where += ["--default-character-set=utf8mb4", f"--database={database}"]
         return self._run("mariadb", *where, "--batch", "--skip-column-names", f"--execute={statement}")
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.stop()
 
     def _launch(self, own: list[str]) -> None:
         folder = self._folder
