@@ -73,6 +73,7 @@ def test_the_subprotocol_is_chosen_among_others(service: Service) -> None:
         assert connection.subprotocol == "tidemark.v1"
 
 
+@pytest.mark.databases("sqlite")
 @pytest.mark.parametrize("name", ["token", "access_token", "authorization", "jwt"])
 def test_a_token_in_the_url_is_not_looked_at(service: Service, device: Device, name: str) -> None:
     """A token in the URL neither lets anybody in nor stands in the way of the one in the hello."""
