@@ -10,6 +10,7 @@ from itertools import repeat
 import pytest
 
 from tests.backend.hub_world import OTHER, SHARED, Peer, World, settle
+from tidemark.sync import fanout
 
 Members = Callable[[str], Awaitable[dict[str, str]]]
 
@@ -67,3 +68,36 @@ async def test_a_member_who_is_back_before_his_revocation_is_carried_out(monkeyp
         await settle(peer)
         assert peer.kinds[-3:] == ["ScopeRevoked", "ScopeAdded", "Changes"]
         assert peer.rows[SHARED] == {"a": 1}
+
+
+@asynccontextmanager
+async def amid_a_fan_out(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[World, Peer]]:
+    """A world with a commit that one of two peers has been told of, and the other, who is given, is still to be."""
+    monkeypatch.setattr(fanout, "SLICE", 1)
+    async with opened() as (world, first):
+        second = Peer(world)
+        await second.open()
+        await settle(second)
+        await world.commit(SHARED, [("a", False)])
+        yield world, first if second.waiting else second
+        await second.close()
+
+
+async def test_who_resumes_amid_a_fan_out_gets_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left of a fan-out is not for one who has unfollowed, and now follows anew and reads it."""
+    async with amid_a_fan_out(monkeypatch) as (_, peer):
+        peer.follower.pause([SHARED])
+        await peer.follower.resume([SHARED], {})
+        await settle(peer)
+        assert peer.kinds.count("Changes") == 3
+        assert peer.rows[SHARED] == {"a": 1}
+
+
+async def test_who_is_revoked_amid_a_fan_out_hears_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of a scope comes behind its `scope_revoked`, not even what was on its way before."""
+    async with amid_a_fan_out(monkeypatch) as (world, peer):
+        gone = asyncio.create_task(world.set_member(SHARED, None))
+        peer.follower.revoked(SHARED)
+        await gone
+        await settle(peer)
+        assert peer.kinds[-1] == "ScopeRevoked"

@@ -158,6 +158,7 @@ class StreamFollower:
         if self._working is not None:
             self._working.cancel()
         for following in self._followed.values():
+            following.phase = Phase.OVER
             self._hub.detach(following)
         for visit in self._visits.values():
             self._hub.let_out(visit)
@@ -169,8 +170,6 @@ class StreamFollower:
 
     def offered(self, following: Following, batch: Batch) -> None:
         """A batch that did not simply fit."""
-        if self._followed.get(following.scope) is not following:
-            return
         match following.phase:
             case Phase.LIVE:
                 self._deliver(following, batch)
@@ -179,14 +178,14 @@ class StreamFollower:
                 self._held += batch.size
             case Phase.READING:
                 following.missed = True
-            case Phase.DUE | Phase.LAGGING:
-                pass  # the read or the `behind` that is to come covers it
+            case Phase.DUE | Phase.LAGGING | Phase.OVER:
+                pass  # the read or the `behind` that is to come covers it, if the peer follows at all
 
     def revoked(self, scope: str) -> None:
         """The user may not read a scope any more; the hub has let go of it."""
         following = self._followed.pop(scope, None)
         if following is not None:
-            self._release(following)
+            self._let_go(following)
         if following is not None or scope in self._visits:
             self._lose(scope)
         self.membership_moved()  # this user may be back already, and a survey may have found so before this came
@@ -254,11 +253,15 @@ class StreamFollower:
     def _drop(self, scope: str) -> None:
         following = self._followed.pop(scope, None)
         if following is not None:
-            self._release(following)
+            self._let_go(following)
             self._hub.detach(following)
             mark = self._mark(following)
             if mark is not None:
                 self._marks[scope] = mark
+
+    def _let_go(self, following: Following) -> None:
+        following.phase = Phase.OVER
+        self._release(following)
 
     def _release(self, following: Following) -> None:
         self._held -= sum(batch.size for batch in following.held)

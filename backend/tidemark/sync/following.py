@@ -5,7 +5,8 @@
      └────────────────────┘
 
 DUE: what it missed must be read from the feed. READING: a read is under way, what comes meanwhile is held. LIVE: what
-comes is sent. LAGGING: the reader was too slow; once it has taken what waits it is told that it is `behind`.
+comes is sent. LAGGING: the reader was too slow; once it has taken what waits it is told that it is `behind`. OVER: it
+is followed no more, though the rest of a long fan-out may still come.
 
 A live batch is sent if it begins where the last frame ended, skipped if it ends there or before, and otherwise makes
 the scope due. So there is no gap and no repetition, in whatever order commits, wakes and reads come.
@@ -29,6 +30,7 @@ class Phase(Enum):
     READING = "reading"
     LIVE = "live"
     LAGGING = "lagging"
+    OVER = "over"
 
 
 _LIVE = Phase.LIVE
