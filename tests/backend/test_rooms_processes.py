@@ -216,7 +216,7 @@ def test_a_room_that_was_left_is_seen_anew(cluster: Cluster) -> None:
     """Whoever comes back to a room that others kept sees what changed there meanwhile."""
     here, there = cluster.start(), cluster.start()
     one, two = joined(cluster, here), joined(cluster, there)
-    here.rooms.show(one, ROOM, "shown")
+    here.rooms.join(one, ROOM, "shown")
     cluster.loop.turn()
     here.rooms.show(one, ROOM, "not told any more")
     here.rooms.leave(one, ROOM)
