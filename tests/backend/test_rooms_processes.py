@@ -127,7 +127,7 @@ def test_a_process_that_stopped_says_no_more(cluster: Cluster) -> None:
 
 
 def test_a_deaf_process_catches_up_when_told(cluster: Cluster) -> None:
-    """What was lost in both directions while the channel was down is made up for at once when it is up again."""
+    """What was lost in both directions while the channel was down is made up for at once when it is up again (I42)."""
     here, there = cluster.start(), cluster.start()
     one, two = joined(cluster, here), joined(cluster, there)
     cluster.deaf.add(there.name)
