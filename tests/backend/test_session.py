@@ -199,6 +199,18 @@ async def test_a_fault_of_ours_closes_with_1011() -> None:
         assert await setting.over() == 1011
 
 
+async def test_a_fault_of_ours_while_reading_closes_in_order() -> None:
+    """A frame that trips us up ends its connection with 1011, and the server is not told of a task that was cancelled.
+
+    A server would log that as a second fault, without the cause.
+    """
+    async with connected() as setting:
+        setting.engine.rooms.leave = None  # type: ignore[method-assign,assignment]
+        setting.line.say("leave", room=OWN)
+        assert await setting.over() == 1011
+        assert not setting.run.cancelled()
+
+
 async def test_a_peer_that_does_not_read_is_not_read() -> None:
     """Answers are bounded: while they wait no more questions are taken (I40)."""
     async with connected() as setting:
@@ -274,6 +286,34 @@ async def test_stopping_answers_pushes_first() -> None:
         late = Line()
         await Session(setting.engine, late, name="s2", authenticate=setting.authenticate, now=lambda: 0).run()
         assert late.code == 1012
+
+
+async def test_stopping_takes_no_more_pushes() -> None:
+    """Once the service stops every push that was taken is answered, and none is taken that would not be."""
+    async with connected() as setting:
+        setting.engine.answers.clear()
+        for name in ("under way", "waits"):
+            setting.line.say("push", id=name, schema=3, mutations=[])
+        await asyncio.sleep(0.01)
+        stopping = asyncio.create_task(setting.engine.streams.end())
+        await asyncio.sleep(0.01)
+        setting.line.say("push", id="late", schema=3, mutations=[])
+        await asyncio.sleep(0.01)
+        setting.engine.answers.set()
+        await stopping
+        frames = [setting.line.sent.get_nowait() for _ in range(setting.line.sent.qsize())]
+        assert [frame["id"] for frame in frames if frame["t"] == "result"] == ["under way", "waits"]
+
+
+async def test_a_stop_as_a_peer_leaves_with_a_push() -> None:
+    """A push whose peer is gone before it could begin holds up no end."""
+    async with connected() as setting:
+        setting.line.say("push", id="p", schema=3, mutations=[])
+        setting.line.incoming.put_nowait(None)
+        while setting.line.taken < 3:
+            await asyncio.sleep(0)
+        async with asyncio.timeout(5):
+            await setting.session.end()
 
 
 async def test_following_and_unfollowing() -> None:

@@ -152,7 +152,8 @@ class Session:
         limit, patience = settings.stream_buffer, settings.stall_timeout / 1_000
         if socket.wire is None:
             return QueuedOutgoing(limit, patience, self._drained, self._stalled)
-        return DirectOutgoing(socket.wire, limit, patience, self._drained, self._stalled)
+        disturbed = self._engine.hub.fanout.disturbed
+        return DirectOutgoing(socket.wire, limit, patience, self._drained, self._stalled, disturbed)
 
     async def run(self) -> None:
         """Serve the connection until it ends, and close it."""
@@ -168,13 +169,11 @@ class Session:
             self._beside(self._outgoing.pump(self._socket.send))
         self._keep_time()
         try:
-            await self._read()
+            await self._read_guarded()
         except asyncio.CancelledError:
             if self._code is None or self._reader is None:
                 raise
             self._reader.uncancel()  # the close is done: there is nothing to read any more
-        except Exception as error:  # noqa: BLE001  (the connection's end, not the service's)
-            await self._failed_reading(error)
         finally:
             await self._leave()
 
@@ -201,7 +200,8 @@ class Session:
 
     async def end(self) -> None:
         """The service stops: answer the pushes under way, then close and let the peer come back."""
-        while self._pushes is not None:
+        self._stream.closed()
+        while self._pushes is not None and not self._pushes.done():
             await asyncio.wait([self._pushes])
         self._end(self._engine.streams.going_away())
         if self._reader is None:
@@ -211,6 +211,14 @@ class Session:
         await asyncio.shield(self._over)
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _read_guarded(self) -> None:
+        try:
+            with suppress(ConnectionError):  # the peer is gone
+                await self._read()
+        except Exception as error:  # noqa: BLE001  (the connection's end, not the service's)
+            self._failed(error)
+            await asyncio.gather(*self._side, return_exceptions=True)  # until the close is done
 
     async def _read(self) -> None:
         """Take frames while the peer takes the answers; ends when it is gone."""
@@ -414,12 +422,6 @@ class Session:
             self._code = self._code or CloseCode.GOING_AWAY
             self._cut()
             self._reader.cancel()
-
-    async def _failed_reading(self, error: Exception) -> None:
-        if isinstance(error, ConnectionError):
-            return
-        self._failed(error)
-        await asyncio.gather(*self._side, return_exceptions=True)
 
     def _failed(self, error: BaseException) -> None:
         """What nobody foresaw is logged, and ends the connection as a fault of ours."""
