@@ -65,29 +65,57 @@ class JumpingLoop(asyncio.SelectorEventLoop):
 class Reader:
     """A guest that folds what it is told, each frame of which must fit those before.
 
-    `slow`: refuses offers; `broken`: raises; `gone`: its process has ended.
+    `slow`: refuses offers; `broken`: raises; `gone`: its process has ended. With a `fanout` it may be written to
+    straight, as long as it is none of these.
     """
 
-    def __init__(self, session: str, user: str = "ada") -> None:
+    def __init__(self, session: str, user: str = "ada", fanout: Fanout | None = None) -> None:
+        self._fanout = fanout
         self.session = session
         self.user = user
-        self.slow = False
-        self.broken = self.gone = False
+        self.slow = self.broken = self.gone = False
         self.frames: list[Json] = []
-        self.sent: list[Frame] = []
+        self.pieces: list[object] = []
+        """What it was handed, several frames in one where they were joined."""
         self.pictures: dict[str, Json] = {}
         self.faults: list[str] = []
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """What keeps it from being written to disturbs."""
+        super().__setattr__(name, value)
+        if name in {"slow", "broken", "gone"} and self._fanout is not None:
+            self._fanout.disturbed()
+
+    def straight(self) -> Callable[[bytes], None] | None:
+        """What takes messages as they are on the wire."""
+        if self._fanout is None or self.slow or self.broken or self.gone:
+            return None
+        return self._written
+
+    def _written(self, wire: bytes) -> None:
+        assert not (self.slow or self.broken or self.gone), "written to, and was disturbed"
+        self.pieces.append(wire)
+        while wire:
+            size, head = wire[1], 2
+            if size >= 126:
+                head = 4 if size == 126 else 10
+                size = int.from_bytes(wire[2:head], "big")
+            self._read(wire[head : head + size])
+            wire = wire[head + size :]
 
     def put(self, frame: Frame) -> None:
         """Take a frame."""
         if self.gone:
             return
-        self.sent.append(frame)
+        self.pieces.append(frame)
         for text in frame.texts:
-            try:
-                self._take(msgspec.json.decode(text))
-            except (AssertionError, KeyError) as fault:
-                self.faults.append(f"{fault!r} in {text}")  # raised, it would be logged and forgotten
+            self._read(text)
+
+    def _read(self, text: str | bytes) -> None:
+        try:
+            self._take(msgspec.json.decode(text))
+        except (AssertionError, KeyError) as fault:
+            self.faults.append(f"{fault!r} in {text!r}")  # raised, it would be logged and forgotten
 
     def offer(self, frame: Frame) -> bool:
         """Take a frame unless it is slow."""
@@ -167,11 +195,12 @@ class Process:
         self.name = name
         self.figures = Figures()
         self.readers = readers
+        self.fanout = Fanout()
         self.rooms = Rooms(
             node=name,
             send=send,
             limits=limits,
-            fanout=Fanout(),
+            fanout=self.fanout,
             monotonic=loop.time,
             meter=self.figures,
         )
@@ -179,9 +208,9 @@ class Process:
         self.running = loop.create_task(self.rooms.run())
 
     def reader(self, user: str = "ada") -> Reader:
-        """A new connection."""
+        """A new connection; every other one may be written to straight."""
         self._count += 1
-        reader = Reader(f"{self.name}-{self._count}", user)
+        reader = Reader(f"{self.name}-{self._count}", user, self.fanout if self._count % 2 else None)
         self.readers.append(reader)
         return reader
 

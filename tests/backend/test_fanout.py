@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemark.sync.fanout import SLICE, Fanout
+from tidemark.sync.fanout import SLICE, Fanout, sliced
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 3 * SLICE)), max_size=12), st.data())
@@ -30,7 +30,7 @@ def test_everybody_gets_everything_of_a_key_in_order(jobs: list[tuple[str, int]]
             def done(key: str = key, number: int = number) -> None:
                 ended[key].append(number)
 
-            fanout.deliver(key, range(count), serve, done)
+            fanout.deliver(key, sliced(range(count)), serve, done)
             if pauses[number]:
                 await asyncio.sleep(0)
         while sum(map(len, ended.values())) < len(jobs):  # noqa: ASYNC110  (turns are counted)
@@ -48,10 +48,10 @@ async def test_a_long_delivery_lets_others_have_their_turn() -> None:
     """Between two slices the loop serves whoever waits, and a short delivery overtakes a long one."""
     fanout = Fanout()
     served: list[int] = []
-    fanout.deliver("long", range(10 * SLICE), served.extend)
+    fanout.deliver("long", sliced(range(10 * SLICE)), served.extend)
     assert len(served) == SLICE
     other: list[int] = []
-    fanout.deliver("short", range(3), other.extend)
+    fanout.deliver("short", sliced(range(3)), other.extend)
     assert len(other) == 3
     await asyncio.sleep(0)
     assert SLICE < len(served) <= 3 * SLICE
@@ -70,7 +70,7 @@ async def test_a_slice_that_fails_is_alone() -> None:
             raise ZeroDivisionError
         got.extend(some)
 
-    Fanout().deliver("a", range(2 * SLICE), serve, ended.set)
+    Fanout().deliver("a", sliced(range(2 * SLICE)), serve, ended.set)
     async with asyncio.timeout(5):
         await ended.wait()
     assert got == list(range(SLICE, 2 * SLICE))

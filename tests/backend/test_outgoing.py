@@ -100,7 +100,14 @@ class Setting:
 async def direct(told: list[str]) -> AsyncIterator[Setting]:
     """Into the transport."""
     async with connection() as (line, reader):
-        outgoing = DirectOutgoing(line, LIMIT, PATIENCE, lambda: told.append("drained"), lambda: told.append("stalled"))
+        outgoing = DirectOutgoing(
+            line,
+            LIMIT,
+            PATIENCE,
+            lambda: told.append("drained"),
+            lambda: told.append("stalled"),
+            lambda: told.append("disturbed"),
+        )
         yield Setting(outgoing, reader, told)
         outgoing.let_go()
 
@@ -195,3 +202,25 @@ async def test_a_slow_reader_is_not_a_stalled_one(setting: Setting) -> None:
         await asyncio.sleep(PATIENCE / 5)
         await setting.read(name)
     assert "stalled" not in setting.told
+
+
+async def test_what_writes_straight_holds_until_a_disturbance(setting: Setting) -> None:
+    """Whoever writes without a look is told when the reader is slow, quick again, or gone."""
+    outgoing = setting.outgoing
+    write = outgoing.straight()
+    if isinstance(outgoing, QueuedOutgoing):
+        assert write is None
+        return
+    assert write is not None
+    write(frame(1).wire)
+    await setting.read(1)
+    assert not setting.told
+    taken = setting.fill()
+    assert setting.told == ["disturbed"] and outgoing.straight() is None
+    setting.told.clear()
+    await setting.read(taken - 1)
+    await setting.until(lambda: "disturbed" in setting.told)
+    assert outgoing.straight() is not None
+    setting.told.clear()
+    outgoing.end()
+    assert setting.told == ["disturbed"] and outgoing.straight() is None

@@ -89,7 +89,7 @@ def test_all_who_join_at_once_are_given_the_same_frame(cluster: Cluster, process
         process.rooms.join(reader, ROOM, None)
     cluster.loop.pass_time(1)
     assert all(len(reader.pictures[ROOM]) == 1_000 for reader in readers)
-    assert len({id(frame) for reader in readers for frame in reader.sent}) <= 3
+    assert len({id(frame) for reader in readers for frame in reader.pieces}) <= 3
 
 
 def test_joining_again_shows_another_state_and_all_members(cluster: Cluster, process: Process) -> None:
@@ -141,7 +141,7 @@ def test_a_departed_guest_leaves_all_its_rooms(cluster: Cluster, process: Proces
 
 def test_a_broadcast_reaches_the_others(cluster: Cluster, process: Process) -> None:
     """All in the room but the sender get one frame, the same for all, and nobody elsewhere does (I44)."""
-    one, two, three = entered(cluster, process, 3)
+    one, two, three, four = entered(cluster, process, 4)
     (other,) = entered(cluster, process, 1, f"{ROOM}/a")
     process.rooms.cast(one, ROOM, "typing", {"on": True})
     cluster.loop.turn()
@@ -153,23 +153,23 @@ def test_a_broadcast_reaches_the_others(cluster: Cluster, process: Process) -> N
         "payload": {"on": True},
     }
     assert (one.frames, two.frames, three.frames, other.frames) == ([], [told], [told], [])
-    assert two.sent[-1] is three.sent[-1]
+    assert two.pieces[-1] is four.pieces[-1]
 
 
 def test_broadcasts_of_one_turn_go_out_in_one_piece(cluster: Cluster, process: Process) -> None:
     """What many say in one turn of the loop is handed to each guest once, in order, and never what it said itself."""
     readers = entered(cluster, process, 200)
     for reader in readers[:150]:
-        reader.sent.clear()
+        reader.pieces.clear()
         process.rooms.cast(reader, ROOM, "e", reader.session)
     silent = readers[-1]
-    silent.sent.clear()
+    silent.pieces.clear()
     cluster.loop.pass_time(0)
     said = [reader.session for reader in readers[:150]]
     for reader in readers:
         assert reader.heard() == [session for session in said if session != reader.session]
-    assert len(silent.sent) == 3
-    assert silent.sent[-1] is readers[-2].sent[-1]
+    assert len(silent.pieces) == 3
+    assert silent.pieces[-1] is readers[-3].pieces[-1]
 
 
 def test_limits_of_rooms(cluster: Cluster) -> None:

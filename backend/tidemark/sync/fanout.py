@@ -11,6 +11,7 @@ import structlog
 from msgspec import Struct
 
 R = TypeVar("R")
+S = TypeVar("S")
 
 SLICE: Final = 250
 """Receivers served in one turn of the event loop: about a millisecond."""
@@ -19,10 +20,10 @@ _log = structlog.get_logger(__name__)
 
 
 class _Job(Struct):
-    """`next`: the first receiver who has not been served."""
+    """`next`: the first slice that has not been served."""
 
-    receivers: Sequence[Any]
-    serve: Callable[[Sequence[Any]], None]
+    slices: Sequence[Any]
+    serve: Callable[[Any], None]
     done: Callable[[], None]
     next: int = 0
 
@@ -36,16 +37,21 @@ class Fanout:
     def __init__(self) -> None:
         self._lines: dict[Hashable, deque[_Job]] = {}
         self._turns: deque[Hashable] = deque()
+        self.disturbances = 0
+        """How often a receiver became slow, or quick again, or ended: while this stands still, so do they."""
+
+    def disturbed(self) -> None:
+        self.disturbances += 1
 
     def deliver(
         self,
         key: Hashable,
-        receivers: Sequence[R],
-        serve: Callable[[Sequence[R]], None],
+        slices: Sequence[S],
+        serve: Callable[[S], None],
         done: Callable[[], None] = lambda: None,
     ) -> None:
-        """Call `serve` with slices of the receivers, the first one at once, then `done`."""
-        job = _Job(receivers, serve, done)
+        """Call `serve` with each slice, with the first one at once, then `done`."""
+        job = _Job(slices, serve, done)
         line = self._lines.get(key)
         if line is not None:
             line.append(job)
@@ -68,14 +74,20 @@ class Fanout:
             asyncio.get_running_loop().call_soon(self._turn)
 
 
+def sliced(receivers: Sequence[R]) -> list[Sequence[R]]:
+    """Receivers in slices of a turn each."""
+    return [receivers[first : first + SLICE] for first in range(0, len(receivers), SLICE)]
+
+
 def _serve(job: _Job) -> bool:
     """Serve one slice; whether all are served now."""
-    first, job.next = job.next, job.next + SLICE
-    try:
-        job.serve(job.receivers[first : job.next])
-    except Exception:  # noqa: BLE001  (who was left out finds that a frame does not fit the one before)
-        _log.exception("fanout_failed")
-    if job.next < len(job.receivers):
+    if job.next < len(job.slices):
+        job.next += 1
+        try:
+            job.serve(job.slices[job.next - 1])
+        except Exception:  # noqa: BLE001  (who was left out finds that a frame does not fit the one before)
+            _log.exception("fanout_failed")
+    if job.next < len(job.slices):
         return False
     job.done()
     return True

@@ -40,6 +40,7 @@ class StreamFollower:
         self.outgoing = outgoing
         self.put = outgoing.put
         self.offer = outgoing.offer
+        self.straight = outgoing.straight
         self._principal = principal
         self._hub = hub
         self._rooms = rooms

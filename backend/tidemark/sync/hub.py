@@ -27,7 +27,7 @@ from tidemark.wake.base import OnMessage, Wake, Wakeup
 
 from .access import Access
 from .commit import Commit
-from .fanout import Fanout
+from .fanout import Fanout, sliced
 from .frames import Batch, FrameMaker
 from .lookups import Lookups
 from .topic import Follower, Topic, Tracker, Watch
@@ -351,7 +351,7 @@ class Hub:
             lag = self._monotonic() - began
             self.meter.fanned_out("changes", len(receivers), batch.size * len(receivers), lag, origin)
 
-        self.fanout.deliver(topic, receivers, tell, told)
+        self.fanout.deliver(topic, sliced(receivers), tell, told)
 
     # ── looking now and then ─────────────────────────────────────────────────────────────────────────────────────────
 

@@ -37,6 +37,9 @@ class Outgoing(Protocol):
     def end(self, *, drop: bool = False) -> None:
         """Take nothing any more; what waits is still sent, unless it is to `drop` and can be."""
 
+    def straight(self) -> Callable[[bytes], None] | None:
+        """What writes a message without a look at anything, as long as the reader is not slow and nothing has ended."""
+
 
 class Wire(Protocol):
     """The transport below a websocket, as its server shows it. `congested`: its buffer is above its mark, told of by
@@ -60,10 +63,13 @@ class Wire(Protocol):
 
 
 class DirectOutgoing:
-    """Frames written into the transport, whose buffer may hold `limit` bytes. `patience` is in seconds."""
+    """Frames written into the transport, whose buffer may hold `limit` bytes. `patience` is in seconds; `disturbed` is
+    called whenever `straight` does not hold any more.
+    """
 
     __slots__ = (
         "_cleared",
+        "_disturbed",
         "_drained",
         "_ended",
         "_left",
@@ -77,7 +83,13 @@ class DirectOutgoing:
     )
 
     def __init__(
-        self, wire: Wire, limit: int, patience: float, drained: Callable[[], None], stalled: Callable[[], None]
+        self,
+        wire: Wire,
+        limit: int,
+        patience: float,
+        drained: Callable[[], None],
+        stalled: Callable[[], None],
+        disturbed: Callable[[], None],
     ) -> None:
         self._wire = wire
         self._write = wire.write
@@ -85,6 +97,7 @@ class DirectOutgoing:
         self._patience = patience
         self._drained = drained
         self._stalled = stalled
+        self._disturbed = disturbed
         self._ended = False
         self._cleared: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -114,6 +127,10 @@ class DirectOutgoing:
     def end(self, *, drop: bool = False) -> None:  # noqa: ARG002  (what the transport has cannot be taken back)
         self._ended = True
         self._write = _lost
+        self._disturbed()
+
+    def straight(self) -> Callable[[bytes], None] | None:
+        return None if self._ended or self._wire.congested else self._write
 
     def let_go(self) -> None:
         """The connection is over."""
@@ -122,10 +139,12 @@ class DirectOutgoing:
         self._wire.on_pause = self._wire.on_resume = self._wire.on_end = _nothing
 
     def _paused(self) -> None:
+        self._disturbed()
         self._left, self._looks = self._wire.waiting(), 0
         self._look_later()
 
     def _resumed(self) -> None:
+        self._disturbed()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -197,6 +216,9 @@ class QueuedOutgoing:
             self._sizes.clear()
             self._size = 0
             self._empty.set()
+
+    def straight(self) -> Callable[[bytes], None] | None:
+        return None
 
     async def take(self) -> str:
         """The next text; to be followed by `sent`."""

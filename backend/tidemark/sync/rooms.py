@@ -24,7 +24,7 @@ from tidemark_protocol import messages
 from tidemark_protocol.errors import RequestError
 from tidemark_protocol.messages import Broadcasted, ErrorFrame
 
-from .fanout import Fanout
+from .fanout import Fanout, sliced
 from .frames import Frame, encoded
 from .presence import Cast, Foreign, Member, Presence, decoded
 from .rates import Bucket, Throttle, Valve
@@ -364,11 +364,16 @@ class Rooms:
             room.due = False
             room.presented = self._monotonic()
             changes = room.advance()
-            self._fanout.deliver(room, list(room.owed.values()), room.give_whole)
+            self._fanout.deliver(room, sliced(list(room.owed.values())), room.give_whole)
         posts, room.posts = room.posts, []
-        stays = list(room.stays.values())
         for parcel in parcels(room, changes, posts):
-            self._fanout.deliver(room, stays, parcel.serve, partial(self._served, parcel, origin, since))
+            served = partial(self._served, parcel, origin, since)
+            if parcel.light:
+                lane = room.lane(self._fanout)
+                self._fanout.deliver(room, sliced(lane.apart), parcel.serve)
+                self._fanout.deliver(room, lane.slices, partial(parcel.serve_straight, lane), served)
+            else:
+                self._fanout.deliver(room, sliced(list(room.stays.values())), parcel.serve, served)
 
     def _served(self, parcel: Parcel, origin: Origin, since: float) -> None:
         self.withheld += parcel.refused
