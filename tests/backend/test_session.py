@@ -250,6 +250,19 @@ async def test_a_hello_that_never_comes() -> None:
     await setting.world.hub.stop()
 
 
+async def test_a_hello_whose_turn_does_not_come() -> None:
+    """One who said hello and was not let in is asked to come back later, not told that it had said nothing."""
+    setting = Setting(max_opening=1, hello_timeout=50)
+    await setting.world.hub.start()
+    setting.line.hello()
+    async with setting.engine.streams:
+        while not setting.line.taken:  # noqa: ASYNC110  (what is waited for has no event)
+            await asyncio.sleep(0)
+        setting.now = 50
+        assert await setting.over() == 1013
+    await setting.world.hub.stop()
+
+
 async def test_auth_of_another_user_closes() -> None:
     """A token of somebody else ends the stream; a bad one does not."""
     async with connected() as setting:
@@ -310,7 +323,7 @@ async def test_a_stop_as_a_peer_leaves_with_a_push() -> None:
     async with connected() as setting:
         setting.line.say("push", id="p", schema=3, mutations=[])
         setting.line.incoming.put_nowait(None)
-        while setting.line.taken < 3:
+        while setting.line.taken < 3:  # noqa: ASYNC110  (what is waited for has no event)
             await asyncio.sleep(0)
         async with asyncio.timeout(5):
             await setting.session.end()

@@ -113,6 +113,7 @@ class Session:
         "_side",
         "_since",
         "_socket",
+        "_spoken",
         "_stream",
         "_timer",
     )
@@ -139,6 +140,8 @@ class Session:
         self._client = ""
         self._follower: StreamFollower | None = None
         self._opened = False
+        self._spoken = False
+        """The first frame is there, and has its turn or waits for it."""
         self._reader: asyncio.Task[Any] | None = None
         self._side: set[asyncio.Task[None]] = set()
         """What is done beside reading: a push, the close, the writer of a queue."""
@@ -227,11 +230,13 @@ class Session:
             data = await self._socket.receive()
             if data is None:
                 return
+            now = self._now()
             if self._stream.state is State.WAITING:
+                self._spoken = True
                 async with self._engine.streams:
-                    await self._carry_out(self._stream.receive(data, self._now()))
+                    await self._carry_out(self._stream.receive(data, now))
             else:
-                await self._carry_out(self._stream.receive(data, self._now()))
+                await self._carry_out(self._stream.receive(data, now))
 
     def _keep_time(self) -> None:
         """Tell the state machine what time it is when it matters."""
@@ -245,8 +250,11 @@ class Session:
     def _elapsed(self) -> None:
         self._timer = None
         for effect in self._stream.elapsed(self._now()):
-            if isinstance(effect, Close):
-                self._end(Ending(effect.code, effect.reason))
+            match effect:
+                case Close(code=CloseCode.NO_HELLO) if self._spoken:
+                    self._end(self._engine.streams.crowded())
+                case Close(code=code, reason=reason):
+                    self._end(Ending(code, reason))
         if self._code is None:
             self._keep_time()
 

@@ -93,6 +93,10 @@ class Streams:
         spread = min(self._settings.reconnect_spread, _SHORTEST_SPREAD + _SPREAD_EACH * len(self._open))
         return retry_reason(round(self._chance() * spread), why)
 
+    def crowded(self) -> Ending:
+        """For one whose turn does not come in time."""
+        return Ending(CloseCode.TRY_LATER, self.hint("more streams open at once than the server lets in"))
+
     def going_away(self, why: str = GOING_AWAY) -> Ending:
         return Ending(CloseCode.RESTARTING, self.hint(why))
 
