@@ -42,7 +42,7 @@ def gather(service: Service, fleet: Fleet, count: int, room: str | None = ROOM) 
         for member in members:
             member.send(service.join(room))
             fleet.turn(0)
-    fleet.settle()
+    fleet.settle(2)
     return Crowd(service, fleet, members)
 
 
