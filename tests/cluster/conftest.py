@@ -90,7 +90,7 @@ def start_cluster(
         assert ended == [0] * processes
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def cluster(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Three processes joined by their database; tests leave all of them running."""
     with start_cluster(postgres_server.create_database(), tmp_path_factory.mktemp("cluster"), {}) as cluster:
