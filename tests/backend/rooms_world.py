@@ -75,7 +75,7 @@ class Reader:
         self.user = user
         self.slow = self.broken = self.gone = False
         self.frames: list[Json] = []
-        self.pieces: list[object] = []
+        self.pieces: list[Frame | bytes] = []
         """What it was handed, several frames in one where they were joined."""
         self.pictures: dict[str, Json] = {}
         self.faults: list[str] = []

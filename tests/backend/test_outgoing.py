@@ -175,6 +175,20 @@ async def test_a_reader_that_has_taken_all_is_told_of(setting: Setting) -> None:
     assert setting.outgoing.offer(frame(1, BIG))
 
 
+async def test_who_was_refused_is_caught_up_soon(setting: Setting) -> None:
+    """After one refusal nothing is taken until nothing waits: a busy sender of small frames keeps nobody behind."""
+    setting.fill()
+    assert not setting.outgoing.offer(frame(1))
+
+
+async def test_a_frame_that_never_fits_is_made_up_for(setting: Setting) -> None:
+    """Also where nothing waits, whoever was refused something hears of it."""
+    assert not setting.outgoing.offer(frame(1, LIMIT))
+    await setting.until(lambda: "drained" in setting.told)
+    assert setting.outgoing.offer(frame(2))
+    await setting.read(2)
+
+
 async def test_after_the_end_nothing_is_taken(setting: Setting) -> None:
     """What was taken before is still sent, nothing after."""
     setting.outgoing.put(frame(1))
@@ -201,6 +215,17 @@ async def test_a_slow_reader_is_not_a_stalled_one(setting: Setting) -> None:
     for name in range(taken):
         await asyncio.sleep(PATIENCE / 5)
         await setting.read(name)
+    assert "stalled" not in setting.told
+
+
+async def test_a_slow_reader_in_a_busy_place_is_not_a_stalled_one(setting: Setting) -> None:
+    """Who takes something stays, also while more comes than it takes."""
+    for name in range(4):
+        assert setting.outgoing.offer(frame(name, LIMIT // 5))
+    for name in range(10):
+        await asyncio.sleep(PATIENCE / 4)
+        await setting.read(name)
+        setting.outgoing.put(frame(name + 4, LIMIT // 4))
     assert "stalled" not in setting.told
 
 

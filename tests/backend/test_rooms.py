@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.backend.rooms_world import NO_LIMITS, Cluster, Process, Reader
+from tidemark.sync.frames import Frame
+from tidemark.sync.room import LIGHT
 from tidemark.sync.rooms import MAX_WAITING, PRESENCE_INTERVAL, RoomLimits
 from tidemark_protocol.errors import RequestError
 
@@ -170,6 +172,20 @@ def test_broadcasts_of_one_turn_go_out_in_one_piece(cluster: Cluster, process: P
         assert reader.heard() == [session for session in said if session != reader.session]
     assert len(silent.pieces) == 3
     assert silent.pieces[-1] is readers[-3].pieces[-1]
+
+
+def test_broadcasts_go_out_in_pieces_that_a_reader_can_take(cluster: Cluster, process: Process) -> None:
+    """However much is said in one turn, no piece of it is larger than the smallest buffers are, and nothing is lost."""
+    one, two = entered(cluster, process, 2)
+    two.pieces.clear()
+    for number in range(50):
+        process.rooms.cast(one, ROOM, f"e{number}", f"{number:02}" + "x" * 16_000)
+    process.rooms.show(one, ROOM, "busy")
+    cluster.loop.pass_time(2 * PRESENCE_INTERVAL)
+    assert [int(payload[:2]) for payload in two.heard()] == list(range(50))
+    assert two.pictures[ROOM][one.session]["state"] == "busy"
+    sizes = [len(piece.wire) if isinstance(piece, Frame) else len(piece) for piece in two.pieces]
+    assert max(sizes) <= LIGHT + 1_000
 
 
 def test_limits_of_rooms(cluster: Cluster) -> None:

@@ -22,8 +22,8 @@ class Outgoing(Protocol):
 
     `offer` keeps to a bound. `put` does not: it is for answers, whose number is bounded because the next question is
     only read once the reader is `clear`, and for notices, of which there is one for each scope and room. `drained` is
-    called whenever a reader that was refused something has taken all that waited; `stalled` once, when it has taken
-    nothing for as long as is patient.
+    called whenever a reader that was refused something has taken all that waited: until then it is refused whatever
+    else is offered, so that this comes. `stalled` is called once, when it has taken nothing for as long as is patient.
     """
 
     def put(self, frame: Frame) -> None: ...
@@ -68,6 +68,7 @@ class DirectOutgoing:
     """
 
     __slots__ = (
+        "_added",
         "_cleared",
         "_disturbed",
         "_drained",
@@ -76,6 +77,7 @@ class DirectOutgoing:
         "_limit",
         "_looks",
         "_patience",
+        "_refused",
         "_stalled",
         "_timer",
         "_wire",
@@ -98,10 +100,10 @@ class DirectOutgoing:
         self._drained = drained
         self._stalled = stalled
         self._disturbed = disturbed
-        self._ended = False
+        self._ended = self._refused = False
         self._cleared: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._left = self._looks = 0
+        self._left = self._added = self._looks = 0
         wire.on_pause = self._paused
         wire.on_resume = self._resumed
         wire.on_end = self.end
@@ -109,11 +111,21 @@ class DirectOutgoing:
             self._paused()
 
     def put(self, frame: Frame) -> None:
+        if self._wire.congested:
+            self._added += len(frame.wire)
         self._write(frame.wire)
 
     def offer(self, frame: Frame) -> bool:
         size = frame.size
-        if size > self._limit or (self._wire.congested and self._wire.waiting() + size > self._limit):
+        if self._wire.congested:
+            if size > self._limit:
+                return False
+            if self._refused or self._wire.waiting() + size > self._limit:
+                self._refused = True
+                return False
+            self._added += len(frame.wire)
+        elif size > self._limit:
+            asyncio.get_running_loop().call_soon(self._caught_up)
             return False
         self._write(frame.wire)
         return True
@@ -140,7 +152,7 @@ class DirectOutgoing:
 
     def _paused(self) -> None:
         self._disturbed()
-        self._left, self._looks = self._wire.waiting(), 0
+        self._left, self._added, self._looks = self._wire.waiting(), 0, 0
         self._look_later()
 
     def _resumed(self) -> None:
@@ -151,17 +163,21 @@ class DirectOutgoing:
         if self._cleared is not None and not self._cleared.done():
             self._cleared.set_result(None)
         self._cleared = None
-        if not self._ended:
+        self._refused = False
+        self._caught_up()
+
+    def _caught_up(self) -> None:
+        if not (self._ended or self._wire.congested):
             self._drained()
 
     def _look_later(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(self._patience / CHECKS, self._look)
 
     def _look(self) -> None:
-        """A slow reader is not a stalled one: whatever it takes shows in what is left."""
+        """A slow reader is not a stalled one: whatever it takes shows in what is left of all that was to be sent."""
         left = self._wire.waiting()
-        self._looks = self._looks + 1 if left >= self._left else 0
-        self._left = left
+        self._looks = self._looks + 1 if left >= self._left + self._added else 0
+        self._left, self._added = left, 0
         if self._looks < CHECKS:
             self._look_later()
         else:
@@ -180,7 +196,7 @@ class QueuedOutgoing:
         self._texts: deque[str] = deque()
         self._sizes: deque[int] = deque()
         self._size = 0
-        self._ended = False
+        self._ended = self._refused = False
         self._filled = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
@@ -196,7 +212,12 @@ class QueuedOutgoing:
         self._empty.clear()
 
     def offer(self, frame: Frame) -> bool:
-        if self._size + frame.size > self._limit:
+        if frame.size > self._limit:
+            if not self._texts:
+                asyncio.get_running_loop().call_soon(self._caught_up)
+            return False
+        if self._refused or self._size + frame.size > self._limit:
+            self._refused = True
             return False
         self.put(frame)
         return True
@@ -234,8 +255,12 @@ class QueuedOutgoing:
             self._size -= self._sizes.popleft()
         if not self._texts:
             self._empty.set()
-            if not self._ended:
-                self._drained()
+            self._caught_up()
+
+    def _caught_up(self) -> None:
+        if not (self._ended or self._texts):
+            self._refused = False
+            self._drained()
 
     async def pump(self, send: Callable[[str], Awaitable[None]]) -> None:
         """Send what comes, for ever; ConnectionError when the peer is gone."""

@@ -29,7 +29,8 @@ Write = Callable[[bytes], None]
 LIGHT: Final = 64 * 1024
 """Bytes of a parcel that may be written to whoever is not slow."""
 LARGEST_PARCEL: Final = 64
-"""Posts in one parcel: those who sent one of them get a parcel of their own."""
+"""Posts in one parcel, of `LIGHT` bytes at most unless it is one alone: those who sent one get a parcel of their own.
+"""
 
 
 class Guest(Protocol):
@@ -328,9 +329,14 @@ class Parcel:
 
 
 def parcels(room: Room, changes: Frame | None, posts: list[Post]) -> Iterable[Parcel]:
-    """Parcels of a few posts each, the changes with the first."""
-    for first in range(0, max(len(posts), 1), LARGEST_PARCEL):
-        portion = posts[first : first + LARGEST_PARCEL]
-        if portion or changes is not None:
+    """Parcels of a few posts each, the changes with the first; no reader's buffer need hold them all at once."""
+    portion: list[Post] = []
+    size = 0
+    for post in posts:
+        size += post.frame.size
+        if portion and (size > LIGHT or len(portion) == LARGEST_PARCEL):
             yield Parcel(room, changes, portion)
-        changes = None
+            changes, portion, size = None, [], post.frame.size
+        portion.append(post)
+    if portion or changes is not None:
+        yield Parcel(room, changes, portion)
