@@ -191,6 +191,19 @@ async def test_lost_wakes_cost_time_only() -> None:
         assert peer.rows[SHARED] == {"a": 1}
 
 
+async def test_a_look_that_fails_is_not_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever becomes of one look at all heads, the next one finds what wakes have lost."""
+    async with opened() as (world, peer):
+        with monkeypatch.context() as patch:
+            patch.setattr(world.hub, "_tidy", None)
+            world.look()
+            await settle(peer)
+        await world.commit(OWN, [("a", False)], here=False)
+        world.look()
+        await settle(peer)
+        assert peer.rows[OWN] == {"a": 1}
+
+
 async def test_a_hint_that_is_not_true_does_no_harm() -> None:
     """A wake that tells of what never was neither stops the stream nor makes it read for ever."""
     async with opened() as (world, peer):

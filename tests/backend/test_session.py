@@ -15,6 +15,7 @@ from tidemark.store.base import Unavailable
 from tidemark.sync.access import Principal
 from tidemark.sync.session import Session
 from tidemark.sync.streams import Streams
+from tidemark.wake.base import Wakeup
 from tidemark_protocol.errors import RequestError
 from tidemark_protocol.messages import Mutation, PushResponse, Result
 
@@ -209,6 +210,21 @@ async def test_a_fault_of_ours_while_reading_closes_in_order() -> None:
         setting.line.say("leave", room=OWN)
         assert await setting.over() == 1011
         assert not setting.run.cancelled()
+
+
+async def test_a_room_is_left_while_rights_cannot_be_looked_up() -> None:
+    """Who leaves a room need not wait until it is known who may be there."""
+    async with connected() as setting:
+        setting.line.say("join", room=OWN)
+        await setting.line.hear("presence")
+        setting.world.store.away = True
+        setting.world.wake.on_wake(Wakeup(OWN, 0, 1))
+        assert setting.world.hub.unsettled(OWN)
+        setting.line.say("leave", room=OWN)
+        setting.line.say("ping", n=1)
+        await setting.line.hear("pong")
+        assert not setting.world.rooms.rooms
+        setting.world.store.away = False
 
 
 async def test_a_peer_that_does_not_read_is_not_read() -> None:

@@ -368,6 +368,8 @@ class Hub:
                 await self._look_at_all()
             except Unavailable as error:
                 _log.info("heads_unreadable", reason=str(error))
+            except Exception:  # noqa: BLE001  (who no longer looked would miss what wakes lose, for ever)
+                _log.exception("look_failed")
 
     async def _look_at_all(self) -> None:
         self._tidy()

@@ -343,7 +343,8 @@ class Session:
         rooms, guest, room = self._engine.rooms, self._following, effect.room
         scope = room.partition("/")[0]
         try:
-            await self._engine.hub.settled(scope)
+            if not isinstance(effect, LeaveRoom):  # to go one needs no right
+                await self._engine.hub.settled(scope)
             match effect:
                 case EnterRoom(state=state):
                     if not await guest.visit(scope):
