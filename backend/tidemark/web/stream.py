@@ -82,7 +82,8 @@ class Frames:
     async def _hand_over(self, event: Any) -> None:
         try:
             await self._socket.send(event)
-        except (WebSocketDisconnect, OSError) as gone:
+        except (WebSocketDisconnect, OSError, RuntimeError) as gone:
+            # RuntimeError: the server has closed by itself, as for a ping without answer, and waits for the peer.
             raise ConnectionResetError("the peer is gone") from gone
 
 
