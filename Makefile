@@ -52,6 +52,7 @@ bench: setup bench/socketio/node_modules  ## Measure the service beside the limi
 
 lock: $(VENV)/.dev  ## Lock the versions again (UPGRADE=--upgrade takes the newest).
 	$(COMPILE) $(UPGRADE) --group build -o requirements/run.txt
+	$(COMPILE) $(UPGRADE) --group build --all-extras -c requirements/run.txt -o requirements/image.txt
 	$(COMPILE) $(UPGRADE) --group dev -c requirements/run.txt -o requirements/dev.txt
 
 secrets:  ## Make up the secrets of compose.yaml, once.
