@@ -15,7 +15,7 @@ from .fleet import Client, Fleet, verify
 from .measured import Generator, Measured
 from .poster import Poster
 from .rows import Source
-from .services import ROOM, SCOPE, Service, Tidemark, cpu
+from .services import ROOM, SCOPE, UNFOLLOWED, Service, Tidemark, cpu
 
 TEXT: Final = "x" * 300
 BURST: Final = 20
@@ -97,6 +97,19 @@ def pushes(crowd: Crowd, seconds: float, *, poster: Poster) -> float:
     return cost(crowd, lambda: poster.push(source.note(SCOPE, TEXT)), expected, rate, max(3, int(seconds * rate)))
 
 
+def alone(service: Service, poster: Poster, seconds: float) -> float:
+    """µs of the server's CPU for a push of one row into a scope that nobody follows."""
+    source, rounds = Source(37), max(20, int(seconds * 50))
+    found = []
+    for _ in range(ROUNDS):
+        used, began = cpu(service.pid), time.monotonic()
+        for number in range(rounds):
+            time.sleep(max(0.0, began + number / 50 - time.monotonic()))
+            poster.push(source.note(UNFOLLOWED, TEXT))
+        found.append((cpu(service.pid) - used) / rounds * 1e6)
+    return statistics.median(found)
+
+
 def compared(
     load: Callable[[Crowd, float], float], crowd: Crowd, peer: Crowd | None, generator: Generator, seconds: float
 ) -> tuple[float, float | None]:
@@ -110,16 +123,22 @@ def compared(
 
 
 def costs(crowd: Crowd, peer: Crowd | None, poster: Poster, generator: Generator, seconds: float) -> list[Measured]:
-    """CPU of a delivery, of three kinds; the peer has no pushes, they stand beside its broadcasts."""
+    """CPU of a delivery, of three kinds; the peer has no pushes, they stand beside its broadcasts.
+
+    `poster` is a client that is in no crowd.
+    """
     count = len(crowd.members)
     goal = 0.6 if count < 5_000 else 0.5
     single, peer_single = compared(one_by_one, crowd, peer, generator, seconds)
     joined, peer_joined = compared(bursts, crowd, peer, generator, seconds)
-    pushed, _ = compared(partial(pushes, poster=poster), crowd, None, generator, seconds)
+    whole, _ = compared(partial(pushes, poster=poster), crowd, None, generator, seconds)
+    push = alone(crowd.service, poster, seconds)
+    pushed = whole - push / count
+    note = f"a push alone: {push / 1e3:.1f} ms"
     return [
         Measured(f"broadcast to {count:,}, CPU a delivery", single, "µs", peer_single, goal, relative=True),
         Measured(f"{BURST} broadcasts at once to {count:,}", joined, "µs", peer_joined, 0.3, relative=True),
-        Measured(f"push to {count:,} followers, all its work", pushed, "µs", peer_single, goal, relative=True),
+        Measured(f"changes of a push to {count:,}", pushed, "µs", peer_single, goal, relative=True, note=note),
     ]
 
 

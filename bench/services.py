@@ -10,7 +10,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,6 +30,7 @@ ROWS: Final = FOLDER / "schema.yaml"
 NOTES: Final = FOLDER / "stream.yaml"
 SCOPE: Final = "workspace:north"
 ROOM: Final = f"{SCOPE}/page"
+UNFOLLOWED: Final = "workspace:south"
 _SECRET: Final = "a secret of tests, 32 bytes or more"  # noqa: S105
 _UPGRADE: Final = (
     "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
@@ -119,12 +120,12 @@ class Tidemark:
     def settled_memory(self) -> int:
         return memory(self.pid)
 
-    def admit(self, count: int) -> None:
-        """Make the users of the first numbers members of the scope."""
+    def admit(self, numbers: Iterable[int], scope: str = SCOPE) -> None:
+        """Make users members of a scope."""
         role = json.dumps({"role": "editor"}).encode()
         with Poster(self.port, self.server.token("operator", "admin")) as poster:
-            for number in range(count):
-                poster.call("PUT", f"/sync/scopes/{SCOPE}/members/{user(number)}", role)
+            for number in numbers:
+                poster.call("PUT", f"/sync/scopes/{scope}/members/{user(number)}", role)
 
 
 def user(number: int) -> str:

@@ -20,7 +20,7 @@ from .http import Connection
 from .measured import SATURATED, Generator, Measured
 from .poster import Poster
 from .rows import Source
-from .services import ROWS, SocketIo, fleet, tidemark
+from .services import ROWS, UNFOLLOWED, SocketIo, fleet, tidemark
 
 SIZES = (1_000, 5_000)
 PUSHERS = 16
@@ -97,13 +97,14 @@ def delivery(url: str, count: int, generator: Generator, scale: float) -> list[M
     """CPU of a delivery and what others feel of it, both services and all their clients alive all the time."""
     with ExitStack() as stack:
         service = stack.enter_context(tidemark(url, TIDEMARK_HEARTBEAT="1h"))
-        service.admit(count)
+        service.admit(range(count + 1))
+        service.admit([count], UNFOLLOWED)
         mine = fanout.gather(service, stack.enter_context(fleet(service)), count)
         theirs = None
         if not SocketIo.missing():
             other = stack.enter_context(SocketIo())
             theirs = fanout.gather(other, stack.enter_context(fleet(other)), count)
-        poster = stack.enter_context(Poster(service.port, service.token(0)))
+        poster = stack.enter_context(Poster(service.port, service.token(count)))
         found = fanout.costs(mine, theirs, poster, generator, 2 * scale)
         if count == max(SIZES):
             found += fanout.fairness(mine, theirs, service.token(count), 10 * scale)
@@ -144,7 +145,7 @@ def socket_io() -> Iterator[SocketIo | None]:
 def trouble(url: str) -> list[Measured]:
     """One reader that stalls, and a restart under all of them."""
     with tidemark(url) as service:
-        service.admit(crowd.ARRIVALS)
+        service.admit(range(crowd.ARRIVALS))
         stall = crowd.stall(service, 1_000)
         asked = crowd.storm(service, crowd.ARRIVALS, killed=False)
         killed = crowd.storm(service, crowd.ARRIVALS, killed=True)
