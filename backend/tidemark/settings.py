@@ -191,6 +191,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         int, About(DURATION, "Over how long clients are asked to spread their return, at most.")
     ] = 5 * _SECOND
     max_frame: Annotated[int, About(SIZE, "Bytes in one frame of a client.")] = 1024 * _KIB
+    max_scopes: Annotated[int, About(NUMBER, "Scopes that one `hello` or `follow` may name.")] = 5_000
     frame_rate: Annotated[
         int, About(NUMBER, "Frames a second that one stream may send, and twice as many at once; 0 for no limit.")
     ] = 1_000
@@ -396,6 +397,7 @@ _BOUNDS: Final = (
     ("streams_per_user", 1, 1_000_000),
     ("reconnect_spread", 0, _DAY),
     ("max_frame", _KIB, _BYTES["GiB"]),
+    ("max_scopes", 1, 1_000_000),
     ("frame_rate", 0, 10**9),
     ("rooms_per_stream", 0, 1_000_000),
     ("room_members", 1, 1_000_000),

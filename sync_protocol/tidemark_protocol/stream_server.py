@@ -85,13 +85,14 @@ class State(Enum):
 
 
 class Limits(Struct, frozen=True):
-    """`hello_timeout` in ms; `max_frame`, `max_state` and `max_payload` in bytes; `frames_per_second` (0: no limit) may
-    be exceeded for two seconds' worth of frames.
+    """`hello_timeout` in ms; `max_frame`, `max_state` and `max_payload` in bytes; `max_scopes` that one frame names;
+    `frames_per_second` (0: no limit) may be exceeded for two seconds' worth of frames.
     """
 
     hello_timeout: int = 10_000
     max_frame: int = MAX_FRAME
     max_mutations: int = 1_000
+    max_scopes: int = 5_000
     frames_per_second: int = 1_000
     max_state: int = rooms.MAX_STATE
     max_payload: int = rooms.MAX_PAYLOAD
@@ -286,6 +287,8 @@ class ServerStream:
     def _greeted(self, frame: ClientFrame) -> list[Effect]:
         if not isinstance(frame, Hello):
             return self._close(CloseCode.MALFORMED, "the first frame is a hello")
+        if len(frame.scopes or ()) > self._limits.max_scopes:
+            return self._close(CloseCode.TOO_LARGE, f"a hello names at most {self._limits.max_scopes} scopes")
         self.state, self._hello = State.OPENING, frame
         return [Authenticate(frame.token)]
 
@@ -295,6 +298,8 @@ class ServerStream:
                 return [_error("malformed", "hello has been said")]
             case Auth(token=token):
                 return [Authenticate(token)]
+            case Follow(scopes=scopes) if len(scopes) > self._limits.max_scopes:
+                return [_error("too_large", f"a follow names at most {self._limits.max_scopes} scopes")]
             case Follow(scopes=scopes, watermark=watermark):
                 return [Resume(scopes, watermark or {})]
             case Unfollow(scopes=scopes):

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 from tests.backend.hub_world import OTHER, OWN, SCOPES, SHARED, Peer, World, settle
 from tidemark.store.base import Unavailable
+from tidemark.sync import hub
+from tidemark.wake.base import Wakeup
 
 BUFFER = 1_500
 
@@ -377,3 +379,24 @@ async def test_topics_that_nobody_follows_are_forgotten() -> None:
             world.look()
             await asyncio.sleep(0.01)
         assert world.hub.topics == 0
+
+
+async def test_who_asks_while_members_cannot_be_looked_up_is_refused_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rights that cannot be looked up hold up whoever asks first for a while, and those who ask later no longer."""
+    monkeypatch.setattr(hub, "_SETTLED_WITHIN", 0.05)
+    async with opened() as (world, peer):
+        assert await peer.follower.visit(SHARED)
+        world.store.away = True
+        world.wake.on_wake(Wakeup(SHARED, 0, 99))
+        for _ in range(2):
+            with pytest.raises(Unavailable):
+                await world.hub.settled(SHARED)
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(Unavailable):
+            await world.hub.settled(SHARED)
+        assert asyncio.get_running_loop().time() - began < 0.05
+        world.store.away = False
+        world.look()
+        await settle(peer)
+        async with asyncio.timeout(5):
+            await world.hub.settled(SHARED)

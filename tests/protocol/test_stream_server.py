@@ -311,3 +311,15 @@ def test_hello_opens_with_itself() -> None:
     (effect,) = stream.authenticated("ada", EXPIRES, 0)
     assert isinstance(effect, Open)
     assert effect.hello.client == CLIENT
+
+
+def test_scopes_named_are_bounded() -> None:
+    """A hello that names too many scopes ends the stream, a follow that does is refused (I40)."""
+    limits, names = Limits(max_scopes=2), ["a:1", "a:2", "a:3"]
+    for count in (2, 3):
+        opening = stream_in(State.WAITING, limits)
+        said = tell(opening.receive(text(t="hello", token="t", client=CLIENT, schema=1, scopes=names[:count]), 1))
+        assert said == ("authenticate" if count == 2 else "close 4413")
+        following = stream_in(State.OPEN, limits)
+        said = tell(following.receive(text(t="follow", scopes=names[:count]), 1))
+        assert said == ("resume" if count == 2 else "error too_large")

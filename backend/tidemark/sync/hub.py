@@ -73,7 +73,8 @@ class Hub:
         self._monotonic = monotonic
         self._topics: dict[str, Topic] = {}
         self._reads: dict[tuple[str, int, int], asyncio.Task[Run | None]] = {}
-        self._settling: dict[str, asyncio.Future[None]] = {}
+        self._settling: dict[str, tuple[asyncio.Future[None], float]] = {}
+        """Scopes that somebody waits for until it is known who may read them, and until when (the loop's time)."""
         self._look = asyncio.Event()
         self._looked = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -229,6 +230,7 @@ class Hub:
         for topic in tuple(self._topics.values()):
             if topic.idle and topic.forgotten:
                 del self._topics[topic.scope]
+                self._settling.pop(topic.scope, None)
             topic.forgotten = topic.idle
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -306,21 +308,20 @@ class Hub:
             tracker.membership_moved()
         if not self.unsettled(topic.scope):
             self.on_settled(topic.scope)
-            settling = self._settling.pop(topic.scope, None)
-            if settling is not None and not settling.done():
+            settling, _ = self._settling.pop(topic.scope, (None, 0))
+            if settling is not None:
                 settling.set_result(None)
 
     async def settled(self, scope: str) -> None:
-        """Wait until it is known who may read a scope; Unavailable when that takes too long."""
-        try:
-            async with asyncio.timeout(_SETTLED_WITHIN):
-                while self.unsettled(scope):
-                    settling = self._settling.get(scope)
-                    if settling is None:
-                        settling = self._settling[scope] = asyncio.get_running_loop().create_future()
+        """Wait until it is known who may read a scope; Unavailable when that has taken too long, for all who ask."""
+        loop = asyncio.get_running_loop()
+        while self.unsettled(scope):
+            settling, until = self._settling.setdefault(scope, (loop.create_future(), loop.time() + _SETTLED_WITHIN))
+            try:
+                async with asyncio.timeout_at(until):
                     await asyncio.shield(settling)
-        except TimeoutError as late:
-            raise Unavailable("who is a member cannot be looked up") from late
+            except TimeoutError as late:
+                raise Unavailable("who is a member cannot be looked up") from late
 
     def unsettled(self, scope: str) -> bool:
         """Whether members have changed and it is not known yet who of those here lost the scope."""

@@ -145,9 +145,11 @@ class DirectOutgoing:
         return None if self._ended or self._wire.congested else self._write
 
     def let_go(self) -> None:
-        """The connection is over."""
+        """The connection is over; a peer that does not take the rest of it is cut off."""
         self.end()
         self._resumed()
+        if self._wire.waiting():
+            asyncio.get_running_loop().call_later(self._patience, self._wire.abort)
         self._wire.on_pause = self._wire.on_resume = self._wire.on_end = _nothing
 
     def _paused(self) -> None:

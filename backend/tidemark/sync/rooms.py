@@ -17,6 +17,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, TypeVar
 
+import structlog
 from msgspec import Raw, Struct
 
 from tidemark.meter import SILENT, Meter, Origin
@@ -46,6 +47,9 @@ MAX_HELD: Final = 64
 MAX_WAITING_IN_ROOM: Final = 4_096
 MAX_WAITING_BYTES: Final = 128 << 10
 MAX_WAITING_BYTES_IN_ROOM: Final = 1 << 20
+
+
+_log = structlog.get_logger(__name__)
 
 
 class RoomLimits(Struct, frozen=True):
@@ -343,7 +347,10 @@ class Rooms:
                 self._held[room] = origin, since
                 self._bound(room)
             else:
-                self._serve(room, origin, since)
+                try:
+                    self._serve(room, origin, since)
+                except Exception:  # noqa: BLE001  (one room's fault is not the others')
+                    _log.exception("room_failed", room=room.name)
 
     def settled(self, scope: str) -> None:
         """Who may not be in the rooms of this scope any more has left them."""

@@ -462,6 +462,7 @@ def _limits(settings: Settings) -> Limits:
         hello_timeout=settings.hello_timeout,
         max_frame=settings.max_frame,
         max_mutations=settings.max_mutations,
+        max_scopes=settings.max_scopes,
         max_state=settings.max_state,
         max_payload=settings.max_payload,
         frames_per_second=settings.frame_rate,

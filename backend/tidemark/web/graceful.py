@@ -88,7 +88,7 @@ class Graceful:
         self._shutdown.begin()
         async with asyncio.TaskGroup() as tasks:
             if isinstance(server, Server):
-                tasks.create_task(cut_stalled(server))
+                tasks.create_task(_keep_cutting(server))
             began = time.monotonic()
             try:
                 async with asyncio.timeout(self._within):
@@ -103,6 +103,14 @@ class Graceful:
                 left = int(self._within - (time.monotonic() - began))
                 server.config.timeout_graceful_shutdown = max(1, left)
             self._hand_over(number)
+
+
+async def _keep_cutting(server: Server) -> None:
+    """A fault of it holds up no end."""
+    try:
+        await cut_stalled(server)
+    except Exception as error:  # noqa: BLE001  (whatever it is, the process was told to end)
+        _log.error("stalled_uncut", exc_info=error)
 
 
 async def cut_stalled(server: Server) -> None:
