@@ -5,7 +5,7 @@ Called once for a batch, a page, a fan-out or a stream, never for a mutation or 
     pipeline   batch, verdicts, split, deferred                    pull     pulled
     inbox      drained, drain_failed                               housekeeping  kept_house
     hub, rooms fanned_out, after each pass over the receivers of one batch of changes or one frame of a room
-    rooms      broadcast, for each broadcast and state that came in, by what became of it
+    rooms      broadcast, for each broadcast and state that came in, by what became of it; withheld, foreign
     follower   fell_behind, when a `behind` is sent, with its cause
     session    stream_opened once the welcome was sent, stream_closed for each of those, stream_refused for others
     wake       wake_sent, wake_heard, wake_connected
@@ -110,6 +110,9 @@ class Meter:
     def broadcast(self, fate: BroadcastFate, count: int = 1) -> None:
         """What became of broadcasts of this process's streams."""
 
+    def withheld(self, frames: int) -> None:
+        """So many frames of rooms were not sent, each to a reader whose buffer was full."""
+
     # ── processes ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def wake_sent(self, payloads: int = 1) -> None:
@@ -120,6 +123,9 @@ class Meter:
 
     def wake_connected(self, *, connected: bool) -> None:
         """The channel to the other processes is up, or down; not called where there is none."""
+
+    def foreign(self) -> None:
+        """Another process sent a message that is not understood: it runs another version, perhaps."""
 
     def kept_house(self, rows: int, entries: int, at: float) -> None:
         """A round forgot so many rows' remains and journal entries, and ended well at that Unix time (seconds)."""

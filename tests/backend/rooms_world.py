@@ -171,6 +171,7 @@ class Figures(Meter):
         self.fates: defaultdict[str, int] = defaultdict(int)
         self.fanned: list[tuple[int, int, float, Origin]] = []
         self.watched: dict[str, Callable[[], float]] = {}
+        self.frames_withheld = self.messages_foreign = 0
 
     def watch(self, what: str, reading: Callable[[], float]) -> None:
         """Keep how to find a value."""
@@ -179,6 +180,14 @@ class Figures(Meter):
     def broadcast(self, fate: BroadcastFate, count: int = 1) -> None:
         """Count."""
         self.fates[fate] += count
+
+    def withheld(self, frames: int) -> None:
+        """Count."""
+        self.frames_withheld += frames
+
+    def foreign(self) -> None:
+        """Count."""
+        self.messages_foreign += 1
 
     def fanned_out(self, what: Fanned, receivers: int, size: int, lag: float, origin: Origin) -> None:
         """Keep the figures."""

@@ -46,9 +46,11 @@ def everything() -> str:
     metrics.fanned_out("changes", 1, 1, 0.1, "here")
     metrics.fell_behind("slow_reader")
     metrics.broadcast("sent")
+    metrics.withheld(1)
     metrics.wake_sent()
     metrics.wake_heard()
     metrics.wake_connected(connected=True)
+    metrics.foreign()
     metrics.kept_house(1, 1, 1.0)
     return metrics.text().decode()
 

@@ -325,7 +325,7 @@ def test_a_slow_reader_gets_the_whole_once_it_has_caught_up(cluster: Cluster, pr
         (rooms[1], False),
     ]
     assert slow.pictures == quick.pictures
-    assert process.rooms.withheld == 2
+    assert process.figures.frames_withheld == 2
 
 
 def test_what_changes_while_a_reader_catches_up(cluster: Cluster, process: Process) -> None:

@@ -314,7 +314,7 @@ def test_what_is_not_understood_is_ignored_and_counted(cluster: Cluster) -> None
     for message in foreign:
         here.rooms.received(message)
     cluster.loop.pass_time(SOON)
-    assert here.rooms.foreign == len(foreign)
+    assert here.figures.messages_foreign == len(foreign)
     assert one.pictures == two.pictures
     assert one.pictures[ROOM].keys() == {one.session, two.session}
 

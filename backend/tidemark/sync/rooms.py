@@ -111,10 +111,6 @@ class Rooms:
         """Rooms that somebody of this process is in."""
         self.members = 0
         """Sessions of this process in rooms, once for each room."""
-        self.withheld = 0
-        """Times that a reader was too slow for what a room had for it."""
-        self.foreign = 0
-        """Messages that were not understood."""
         meter.watch("rooms", lambda: self.rooms)
         meter.watch("room_members_here", lambda: self.members)
         meter.watch("room_members_elsewhere", lambda: self._presence.elsewhere)
@@ -275,7 +271,7 @@ class Rooms:
         try:
             known = decoded(message)
         except Foreign:
-            self.foreign += 1
+            self._meter.foreign()
             return
         if self._presence.receive(known) and isinstance(known, Cast):
             room = self._rooms.get(known.room)
@@ -383,7 +379,8 @@ class Rooms:
                 self._fanout.deliver(room, sliced(list(room.stays.values())), parcel.serve, served)
 
     def _served(self, parcel: Parcel, origin: Origin, since: float) -> None:
-        self.withheld += parcel.refused
+        if parcel.refused:
+            self._meter.withheld(parcel.refused)
         self._meter.fanned_out("room", parcel.taken, parcel.size, self._monotonic() - since, origin)
 
     def _valve(self, rate: int, most: int, most_bytes: int, outlet: Callable[[V], None]) -> Valve[Said, V]:

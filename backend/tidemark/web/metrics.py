@@ -135,10 +135,12 @@ class Metrics(Meter):
         self._behind = {cause: behind.labels(cause) for cause in get_args(BehindCause)}
         broadcasts = self._of(Counter, "broadcasts", "Broadcasts and states of streams.", ["fate"])
         self._broadcasts = {fate: broadcasts.labels(fate) for fate in get_args(BroadcastFate)}
+        self._withheld = self._of(Counter, "room_frames_withheld", "Frames of rooms that readers were too slow for.")
 
     def _joining(self) -> None:
         self._wakes_out = self._of(Counter, "wake_sent", "Payloads of wakes and messages to other processes.")
         self._wakes_in = self._of(Counter, "wake_heard", "Payloads of wakes and messages that were heard.")
+        self._foreign = self._of(Counter, "wake_foreign", "Messages of other processes that were not understood.")
         self._connects = self._of(Counter, "wake_connects", "Times that the wake channel came up.")
         self._forgotten = self._of(Counter, "housekeeping_forgotten", "What housekeeping forgot.", ["what"])
 
@@ -241,6 +243,9 @@ class Metrics(Meter):
     def broadcast(self, fate: BroadcastFate, count: int = 1) -> None:
         self._broadcasts[fate].inc(count)
 
+    def withheld(self, frames: int) -> None:
+        self._withheld.inc(frames)
+
     def wake_sent(self, payloads: int = 1) -> None:
         self._wakes_out.inc(payloads)
 
@@ -251,6 +256,9 @@ class Metrics(Meter):
         text = "Whether the wake channel is up, for all processes."
         self._gauge("wake_connected", text, among="livemin").set(connected)
         self._connects.inc(connected)
+
+    def foreign(self) -> None:
+        self._foreign.inc()
 
     def kept_house(self, rows: int, entries: int, at: float) -> None:
         self._forgotten.labels("rows").inc(rows)
