@@ -38,7 +38,6 @@ from .store.sqlite import SqliteStore
 from .sync.engine import Engine
 from .tracer import UNTRACED, Tracer
 from .wake.base import Wake
-from .wake.channel import ChannelWake
 from .wake.local import LocalWake
 from .wake.polling import PollingWake
 from .wake.postgresql import PostgresWake
@@ -321,28 +320,21 @@ async def renew_epoch(settings: Settings, declaration: Declaration) -> str:
 
 def make_wake(settings: Settings, *, chance: Callable[[int], bytes] = os.urandom, meter: Meter = SILENT) -> Wake:
     """What joins the processes of one database."""
-    wake = _wake_of(settings, chance)
-    if isinstance(wake, ChannelWake):
-        wake.meter = meter
-    return wake
-
-
-def _wake_of(settings: Settings, chance: Callable[[int], bytes]) -> Wake:
     wake = settings.wake
     if is_postgresql(wake):
-        return PostgresWake(wake, chance=chance)
+        return PostgresWake(wake, chance=chance, meter=meter)
     if wake == "polling":
         return PollingWake(min(settings.poll_interval, _POLL_WITHOUT_WAKE))
     if wake != "auto":
         try:
-            return _broker_wake(wake)(wake, chance=chance)
+            return _broker_wake(wake)(wake, chance=chance, meter=meter)
         except ValueError as fault:
             raise SettingsError([f"{variable('wake')}: {fault}"]) from None
     if is_sqlite(settings):
         return LocalWake()
     if is_mysql(settings.database_url):
         return PollingWake(min(settings.poll_interval, _POLL_WITHOUT_WAKE))
-    return PostgresWake(settings.database_url, chance=chance)
+    return PostgresWake(settings.database_url, chance=chance, meter=meter)
 
 
 def _broker_wake(url: str) -> type[RedisWake | NatsWake]:

@@ -17,7 +17,7 @@ from typing import ClassVar, Final, NamedTuple, Protocol
 
 import structlog
 
-from tidemark.meter import SILENT, Meter
+from tidemark.meter import Meter
 
 from .base import MAX_MESSAGE, OnMessage, OnWake
 from .wire import Inbox, Outbox
@@ -56,17 +56,14 @@ class Line(Protocol):
 
 
 class ChannelWake(ABC):
-    """Joins processes by a channel that carries payloads of at most `most` bytes. `chance(n)` gives n random bytes.
-
-    `meter` is told of payloads and of the connection; it is given before `start`.
-    """
+    """Joins processes by a channel that carries payloads of at most `most` bytes. `chance(n)` gives n random bytes."""
 
     spans = True
     most: ClassVar[int]
-    meter: Meter = SILENT
 
-    def __init__(self, *, chance: Callable[[int], bytes], timing: Timing) -> None:
+    def __init__(self, *, chance: Callable[[int], bytes], timing: Timing, meter: Meter) -> None:
         self.timing = timing
+        self._meter = meter
         self._chance = chance
         self._sender = chance(8).hex()
         self._outbox = Outbox(self._sender, self.most)
@@ -85,7 +82,7 @@ class ChannelWake(ABC):
 
     async def start(self, on_wake: OnWake, on_message: OnMessage, namespace: str) -> None:
         inbox = Inbox(self._sender, on_wake, on_message)
-        self.meter.wake_connected(connected=False)
+        self._meter.wake_connected(connected=False)
         self._task = asyncio.create_task(self._stay_connected(f"{CHANNEL}.{namespace}", inbox, on_wake))
 
     def publish(self, scope: str, head: int, members: int) -> None:
@@ -121,7 +118,7 @@ class ChannelWake(ABC):
                 _log.exception("wake_failed")
             else:
                 return
-            self.meter.wake_connected(connected=False)
+            self._meter.wake_connected(connected=False)
             self._outbox.lose()
             await asyncio.sleep(self._delay())
 
@@ -166,7 +163,7 @@ class ChannelWake(ABC):
         clock = asyncio.get_running_loop().time
         inbox.echoed = False
         await self._say(line, self._outbox.echo())
-        self.meter.wake_connected(connected=True)
+        self._meter.wake_connected(connected=True)
         # Now, not before: what this makes others send must not meet an outbox that still loses all.
         on_wake(None)
         due = clock() + self.timing.ping_every
@@ -197,10 +194,10 @@ class ChannelWake(ABC):
                     await line.publish(payloads)
             finally:
                 self._saying = None
-            self.meter.wake_sent(len(payloads))
+            self._meter.wake_sent(len(payloads))
 
     def _hear(self, inbox: Inbox, payload: bytes) -> None:
-        self.meter.wake_heard()
+        self._meter.wake_heard()
         try:
             inbox.read(payload)
         except Exception:  # noqa: BLE001  (a fault of who listens must not cost the connection)

@@ -17,6 +17,8 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error, SlowConsumerError
 
+from tidemark.meter import SILENT, Meter
+
 from .channel import DEFAULT, ChannelWake, Timing
 
 NAME: Final = "tidemark wake"
@@ -33,8 +35,10 @@ class NatsWake(ChannelWake):
 
     most: ClassVar[int] = 64 << 10
 
-    def __init__(self, url: str, *, chance: Callable[[int], bytes], timing: Timing = DEFAULT) -> None:
-        super().__init__(chance=chance, timing=timing)
+    def __init__(
+        self, url: str, *, chance: Callable[[int], bytes], timing: Timing = DEFAULT, meter: Meter = SILENT
+    ) -> None:
+        super().__init__(chance=chance, timing=timing, meter=meter)
         try:
             servers = [urlsplit(part) for part in url.split(",")]
             readable = all(one.scheme in {"nats", "tls"} and one.hostname and one.port != 0 for one in servers)

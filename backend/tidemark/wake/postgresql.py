@@ -13,6 +13,8 @@ from typing import Any, ClassVar, Final
 
 import asyncpg
 
+from tidemark.meter import SILENT, Meter
+
 from .channel import DEFAULT, ChannelWake, Timing
 
 APPLICATION: Final = "tidemark wake"
@@ -25,8 +27,10 @@ class PostgresWake(ChannelWake):
 
     most: ClassVar[int] = 7_900  # PostgreSQL takes less than 8,000
 
-    def __init__(self, url: str, *, chance: Callable[[int], bytes], timing: Timing = DEFAULT) -> None:
-        super().__init__(chance=chance, timing=timing)
+    def __init__(
+        self, url: str, *, chance: Callable[[int], bytes], timing: Timing = DEFAULT, meter: Meter = SILENT
+    ) -> None:
+        super().__init__(chance=chance, timing=timing, meter=meter)
         self._url = url
 
     def line(self, channel: str, heard: Callable[[bytes], None], broken: Callable[[], None]) -> _Line:

@@ -16,6 +16,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from tidemark.meter import SILENT, Meter
+
 from .channel import DEFAULT, ChannelWake, Timing
 
 _SCHEMES: Final = {"valkey": "redis", "valkeys": "rediss"}
@@ -27,8 +29,10 @@ class RedisWake(ChannelWake):
 
     most: ClassVar[int] = 64 << 10
 
-    def __init__(self, url: str, *, chance: Callable[[int], bytes], timing: Timing = DEFAULT) -> None:
-        super().__init__(chance=chance, timing=timing)
+    def __init__(
+        self, url: str, *, chance: Callable[[int], bytes], timing: Timing = DEFAULT, meter: Meter = SILENT
+    ) -> None:
+        super().__init__(chance=chance, timing=timing, meter=meter)
         scheme, _, rest = url.partition("://")
         self._url = f"{_SCHEMES.get(scheme, scheme)}://{rest}"
         try:

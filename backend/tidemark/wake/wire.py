@@ -67,23 +67,24 @@ class Outbox:
     def lose(self) -> None:
         """What waits, and what comes until the next `take`, becomes one hint: look at everything."""
         self._lost = True
-        self._wakes.clear()
-        self._messages.clear()
-        self._size = 0
+        self._clear()
 
     def take(self) -> list[bytes]:
         """All that waits, as payloads in their order."""
         lines = [LOOK] if self._lost else [f"{scope} {head} {members}" for scope, head, members in self._wakes.values()]
         payloads = [*self._of_lines(lines), *(part for message in self._messages for part in self._of_message(message))]
         self._lost = False
-        self._wakes.clear()
-        self._messages.clear()
-        self._size = 0
+        self._clear()
         return payloads
 
     def echo(self) -> bytes:
         """Tells nothing, and comes back to who listens."""
         return f"wakes {self._sender}".encode()
+
+    def _clear(self) -> None:
+        self._wakes.clear()
+        self._messages.clear()
+        self._size = 0
 
     def _of_lines(self, lines: Iterable[str]) -> Iterator[bytes]:
         head = f"wakes {self._sender}"
