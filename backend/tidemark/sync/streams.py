@@ -14,6 +14,7 @@ from tidemark_protocol.stream_server import CloseCode, retry_reason
 
 GOING_AWAY: Final = "the server is going away"
 _SHORTEST_SPREAD: Final = 500
+"""Milliseconds, however few clients come back."""
 _SPREAD_EACH: Final = 2
 """Milliseconds that the return of one client more adds, up to the setting."""
 
@@ -44,11 +45,6 @@ class Streams:
         meter.watch("streams_websocket", lambda: self._kinds["websocket"])
         meter.watch("streams_events", lambda: self._kinds["events"])
         meter.watch("streams_waiting", lambda: self._waiting)
-
-    @property
-    def count(self) -> int:
-        """Streams open in this process."""
-        return len(self._open)
 
     def enter(self, stream: object, kind: StreamKind, end: Callable[[], Awaitable[None]]) -> Ending | None:
         """A stream begins, unless it is to end like this at once; `end` ends it when the service stops."""

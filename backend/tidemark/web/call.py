@@ -10,6 +10,8 @@ from litestar.types import HTTPScope, Receive
 from tidemark.sync.access import Principal
 from tidemark_protocol.errors import RequestError
 
+METHODS: Final = frozenset({"GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH"})
+"""Those that figures and traces tell apart: a client may send any word for one."""
 _MAX_QUERY: Final = 16 * 1024
 _NO_ENCODING: Final = frozenset({b"", b"identity"})
 

@@ -33,12 +33,13 @@ from tidemark.meter import (
     Watched,
 )
 
+from .call import METHODS
+
 CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
 SHARED: Final = "PROMETHEUS_MULTIPROC_DIR"
 """The variable that names the folder of all processes; the Prometheus client reads it when it is imported."""
 _REFRESH: Final = 1.0
 """Seconds after which present values are written again, for another process to show."""
-_METHODS = frozenset({"GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH"})
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _MUTATIONS = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_000)
 _RECEIVERS = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000)
@@ -180,7 +181,7 @@ class Metrics(Meter):
 
     def request(self, method: str, path: str, status: int, seconds: float, received: int = 0, sent: int = 0) -> None:
         """Count a request; `path` is a template, `received` and `sent` are bytes of bodies."""
-        method = method if method in _METHODS else "other"
+        method = method if method in METHODS else "other"
         found = self._counters.get((method, path, status))
         if found is None:
             found = (

@@ -21,7 +21,8 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 from tidemark.tracer import Link, Span
 from tidemark_protocol.errors import RequestError
 
-_METHODS: Final = frozenset({"GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH"})
+from .call import METHODS
+
 _CLOSE_WITHIN: Final = 3.0
 """Seconds after which what a collector has not taken is given up."""
 
@@ -60,7 +61,7 @@ class Traces:
 
     @contextmanager
     def request(self, method: str, route: str, headers: Iterable[tuple[bytes, bytes]]) -> Iterator[Span]:
-        known = method if method in _METHODS else "_OTHER"
+        known = method if method in METHODS else "_OTHER"
         caller = propagate.extract({name.decode("latin-1"): value.decode("latin-1") for name, value in headers})
         about = {"http.request.method": known, "http.route": route}
         name = f"{'HTTP' if known == '_OTHER' else known} {route}"
