@@ -42,8 +42,6 @@ from .web.direct import WireProtocol
 from .web.metrics import SHARED
 
 _LISTEN_BACKLOG = 2048
-_WS_MAX_SIZE = 2 * 1024 * 1024
-"""Above the protocol's limit of a frame, which the stream checks itself to answer 4413."""
 _UNSENT = 128 * 1024
 _KEEP_ALIVE = 75
 """Seconds; longer than proxies and clients keep an idle connection, so that it is never closed under a request."""
@@ -221,7 +219,7 @@ def _run(settings: Settings, listener: socket.socket) -> None:
         factory=True,
         workers=settings.workers,
         ws=WireProtocol,
-        ws_max_size=_WS_MAX_SIZE,
+        ws_max_size=2 * settings.max_frame,  # the stream looks at the limit itself, to answer 4413
         ws_per_message_deflate=False,
         # The websocket's own pings: any peer answers them by itself, so that only a dead one is closed.
         ws_ping_interval=settings.heartbeat / 1_000,

@@ -395,3 +395,20 @@ def test_a_room_holds_so_much_state(cramped: Service) -> None:
         room.until(lambda members: members[two.session]["state"] is None)
         three.send({"t": "presence", "room": name, "state": "z" * 400})
         room.until(lambda members: members[three.session]["state"] == "z" * 400)
+
+
+@pytest.mark.databases("sqlite")
+def test_a_frame_may_be_larger_than_by_default(launch: Launcher) -> None:
+    """Where frames may hold 3 MiB one of 3 MiB is answered, one byte more closes with 4413, twice as much with 1009."""
+    device = launch(env={"TIDEMARK_MAX_FRAME": "3MiB"}).service.device()
+    most = 3 * 1024 * 1024 - len(json.dumps({"t": "ping", "n": ""}))
+    with Stream(device) as stream:
+        stream.welcome()
+        assert stream.ping("x" * most)
+        stream.send({"t": "ping", "n": "x" * (most + 1)})
+        assert stream.close_code() == 4413
+    with Stream(device) as stream:
+        stream.welcome()
+        with suppress(ConnectionClosed):
+            stream.send({"t": "ping", "n": "x" * (2 * most + 1_000)})
+        assert stream.close_code() == 1009
