@@ -27,8 +27,10 @@ from .web.routes import Route, refusal
 
 DATA = Path("var")
 """Where development mode keeps its secret, below the folder that the service runs in."""
-_GC_THRESHOLDS = (50_000, 20, 20)
-"""A batch of a thousand mutations makes some 10,000 objects that die with it: no need to look in between."""
+_GC_THRESHOLDS = (200_000, 20, 20)
+"""A batch of a thousand mutations makes some 10,000 objects that die with it, and a thousand streams that come at once
+many more that stay: no need to look in between.
+"""
 
 
 def create_app(settings: Settings, on_request: log.OnRequest = log.request_line, tracer: Tracer = UNTRACED) -> Litestar:

@@ -12,7 +12,7 @@ from tidemark.sync.access import Access, Principal
 from tidemark.sync.commit import Commit
 from tidemark.sync.feed import change
 from tidemark.sync.follower import StreamFollower
-from tidemark.sync.frames import FrameMaker
+from tidemark.sync.frames import Frame, FrameMaker
 from tidemark.sync.hub import Hub
 from tidemark.sync.outgoing import QueuedOutgoing
 from tidemark.sync.rooms import RoomLimits, Rooms
@@ -108,10 +108,43 @@ class ToldWake:
         """Nothing to let go."""
 
 
+class Straight(QueuedOutgoing):
+    """A queue that may be written to straight while little waits in it."""
+
+    def __init__(self, world: World, drained: Callable[[], None], faults: list[BaseException]) -> None:
+        super().__init__(world.hub.buffer, 3_600, drained, drained)
+        self._faults = faults
+        self._most = world.hub.buffer // 4
+        self._disturbed = world.hub.fanout.disturbed
+
+    def straight(self) -> Callable[[bytes], None] | None:
+        """As a transport: not while it is congested."""
+        return None if self.waiting > self._most else self._write
+
+    def put(self, frame: Frame) -> None:
+        """As before."""
+        before = self.waiting
+        super().put(frame)
+        if before <= self._most < self.waiting:
+            self._disturbed()
+
+    def sent(self) -> None:
+        """As before."""
+        before = self.waiting
+        super().sent()
+        if self.waiting <= self._most < before:
+            self._disturbed()
+
+    def _write(self, wire: bytes) -> None:
+        if self.waiting > self._most:
+            self._faults.append(AssertionError("written to, and was congested"))
+        self.put(Frame(wire[wire.index(b"{") :]))
+
+
 class World:
     """A store, its hub, and ways to write."""
 
-    def __init__(self, turns: Iterator[int], buffer: int) -> None:
+    def __init__(self, turns: Iterator[int], buffer: int, *, lanes: bool = True) -> None:
         self.store = SlowStore(turns)
         self.wake = ToldWake()
         self.hub = Hub(
@@ -124,6 +157,7 @@ class World:
             buffer=buffer,
             poll_interval=3_600_000,
         )
+        self.hub.fanout.few = 0 if lanes else 1_000
         self.rooms = Rooms(
             node="0" * 16, send=self.wake.send, limits=RoomLimits(), fanout=self.hub.fanout, monotonic=lambda: 0.0
         )
@@ -211,9 +245,9 @@ class Peer:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.outgoing = QueuedOutgoing(world.hub.buffer, 3_600, self._drained, self._drained)
-        principal = Principal("ada", OWN, admin=False, expires=0)
         self.faults: list[BaseException] = []
+        self.outgoing = Straight(world, self._drained, self.faults)
+        principal = Principal("ada", OWN, admin=False, expires=0)
         self.follower = StreamFollower(world.hub, world.rooms, principal, "s", 3, self.outgoing, self.faults.append)
         self.copies: dict[str, Copy] = {}
         self.rows: dict[str, dict[str, int]] = {}

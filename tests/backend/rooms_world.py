@@ -204,7 +204,7 @@ class Process:
         self.name = name
         self.figures = Figures()
         self.readers = readers
-        self.fanout = Fanout()
+        self.fanout = Fanout(few=1)
         self.rooms = Rooms(
             node=name,
             send=send,

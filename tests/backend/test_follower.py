@@ -9,8 +9,12 @@ from itertools import repeat
 
 import pytest
 
-from tests.backend.hub_world import OTHER, SHARED, Peer, World, settle
+from tests.backend.hub_world import CLOCK, OTHER, SHARED, Peer, World, settle
 from tidemark.sync import fanout
+from tidemark.sync.fanout import Slice
+from tidemark.sync.frames import Batch, encoded
+from tidemark.sync.topic import Follower
+from tidemark_protocol.messages import Pong
 
 Members = Callable[[str], Awaitable[dict[str, str]]]
 
@@ -97,7 +101,60 @@ async def test_who_is_revoked_amid_a_fan_out_hears_no_more(monkeypatch: pytest.M
     """Nothing of a scope comes behind its `scope_revoked`, not even what was on its way before."""
     async with amid_a_fan_out(monkeypatch) as (world, peer):
         gone = asyncio.create_task(world.set_member(SHARED, None))
+        world.hub.regroup(SHARED)  # as the hub does before it tells
         peer.follower.revoked(SHARED)
         await gone
         await settle(peer)
         assert peer.kinds[-1] == "ScopeRevoked"
+
+
+async def test_who_becomes_slow_amid_a_fan_out_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left of a fan-out is not written straight to a reader who has become slow since, and is not lost."""
+    async with amid_a_fan_out(monkeypatch) as (_, peer):
+        peer.outgoing.put(encoded(Pong(CLOCK, "x" * 600)))
+        await settle(peer)
+        assert peer.kinds[-2:] == ["Pong", "Changes"]
+        assert peer.rows[SHARED] == {"a": 1}
+
+
+async def test_who_is_revoked_is_written_to_no_more_while_others_are() -> None:
+    """One follower's revocation ends the shortest way for all, and what comes next is for those who are left (I39)."""
+    async with opened() as (world, peer):
+        bob = Bystander(world)
+        await world.commit(SHARED, [("a", False)])
+        await settle(peer)
+        await world.set_member(SHARED, None, here=False)
+        world.tell(SHARED)
+        await settle(peer)
+        await world.commit(SHARED, [("b", False)])
+        await settle(peer)
+        assert peer.kinds[-1] == "ScopeRevoked" and SHARED not in peer.rows
+        assert [batch.to for batch in bob.told] == [1, 2]
+        world.hub.detach(bob)
+
+
+class Bystander:
+    """Bob, who follows the shared scope too, and to whom nothing is written straight."""
+
+    scope, user, own, schema = SHARED, "bob", "user:bob", 3
+
+    def __init__(self, world: World) -> None:
+        self.told: list[Batch] = []
+        world.store.roles[SHARED, "bob"] = "viewer"
+        assert world.hub.attach(self, world.store.scopes[SHARED])
+
+    def offer(self, batch: Batch) -> None:
+        """Remember it."""
+        self.told.append(batch)
+
+    def straight(self, after: int, schema: int) -> None:
+        """Not to this one."""
+
+    def enter(self, some: Slice[Follower]) -> None:
+        """Never."""
+
+    def leave(self) -> None:
+        """Never."""
+
+    def revoked(self) -> None:
+        """Never."""

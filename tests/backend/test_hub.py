@@ -108,15 +108,21 @@ async def converge(world: World, peer: Peer) -> None:
     before=st.lists(st.tuples(scopes, rows), max_size=4),
     members=st.sets(shared),
     eager=st.booleans(),
+    lanes=st.booleans(),
     history=st.lists(st.tuples(st.integers(0, 8), actions), min_size=15, max_size=60),
 )
 def test_a_replica_on_the_stream_holds_what_the_store_holds(
-    turns: list[int], before: list[tuple[str, Any]], members: set[str], eager: bool, history: list[tuple[int, Any]]
+    turns: list[int],
+    before: list[tuple[str, Any]],
+    members: set[str],
+    eager: bool,
+    lanes: bool,
+    history: list[tuple[int, Any]],
 ) -> None:
     """Whatever commits, wakes, readers, outages and members do, all is told once, and to members alone (I38, I39)."""
 
     async def scenario() -> None:
-        world = World(cycle(turns), BUFFER)
+        world = World(cycle(turns), BUFFER, lanes=lanes)
         await world.hub.start()
         for scope in members:
             await world.set_member(scope, "viewer")

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.backend.rooms_world import NO_LIMITS, Cluster, Process, Reader
+from tidemark.sync.fanout import LIGHT
 from tidemark.sync.frames import Frame
-from tidemark.sync.room import LIGHT
 from tidemark.sync.rooms import MAX_WAITING, PRESENCE_INTERVAL, RoomLimits
 from tidemark_protocol.errors import RequestError
 

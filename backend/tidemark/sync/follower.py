@@ -224,7 +224,7 @@ class StreamFollower:
 
     def _fall_behind(self, following: Following, head: int, cause: BehindCause) -> None:
         """What lies between is pulled; the next frame begins at `head`."""
-        following.phase, following.sent, following.asked = Phase.LIVE, head, False
+        self._live_at(following, head)
         self.send(Behind(following.scope, head))
         self._hub.meter.fell_behind(cause)
 
@@ -284,6 +284,7 @@ class StreamFollower:
         self._attend()
 
     def _live_at(self, following: Following, head: int) -> None:
+        self._hub.regroup(following.scope)
         following.phase, following.sent, following.asked = Phase.LIVE, head, False
 
     async def _survey(self, also: frozenset[str] = frozenset()) -> tuple[Mapping[str, Grant], dict[str, ScopeState]]:

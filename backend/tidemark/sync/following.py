@@ -19,8 +19,10 @@ from typing import Protocol
 
 from tidemark.store.base import ScopeState
 
+from .fanout import Slice, Write
 from .frames import Batch
 from .outgoing import Outgoing
+from .topic import Follower
 
 
 class Phase(Enum):
@@ -60,6 +62,8 @@ class Following:
 
     __slots__ = (
         "_send",
+        "_sent",
+        "_some",
         "admitted",
         "asked",
         "held",
@@ -70,7 +74,6 @@ class Following:
         "phase",
         "schema",
         "scope",
-        "sent",
         "state",
         "user",
     )
@@ -82,12 +85,32 @@ class Following:
         self.mark = mark
         self.state = state
         self.admitted = state.members
-        self.sent = -1
+        self._sent = -1
+        self._some: Slice[Follower] | None = None
         self.asked = True
         self.phase = Phase.DUE
         self.held: list[Batch] = []
         self.missed = False
         self._send = owner.outgoing.offer
+
+    @property
+    def sent(self) -> int:
+        return self._sent if self._some is None else self._some.at
+
+    @sent.setter
+    def sent(self, version: int) -> None:
+        self._sent = version
+
+    def straight(self, after: int, schema: int) -> Write | None:
+        fits = self.phase is _LIVE and self._sent == after and self.schema == schema
+        return self.owner.outgoing.straight() if fits else None
+
+    def enter(self, some: Slice[Follower]) -> None:
+        self._some, self.asked = some, False
+
+    def leave(self) -> None:
+        if self._some is not None:
+            self._sent, self._some = self._some.at, None
 
     def offer(self, batch: Batch) -> None:
         """Almost always the frame fits behind the last one; the owner deals with all else."""
@@ -105,15 +128,24 @@ class Following:
 class Visit:
     """Presence in rooms of one scope: it ends when the scope may not be read any more."""
 
-    __slots__ = ("own", "owner", "scope", "user")
+    __slots__ = ("own", "owner", "schema", "scope", "user")
 
     def __init__(self, owner: Owner, scope: str) -> None:
         self.owner = owner
-        self.user, self.own = owner.user, owner.own
+        self.user, self.own, self.schema = owner.user, owner.own, owner.schema
         self.scope = scope
 
     def offer(self, batch: Batch) -> None:
         """Nothing of a scope comes by its rooms."""
+
+    def straight(self, after: int, schema: int) -> Write | None:
+        """Nothing does."""
+
+    def enter(self, some: Slice[Follower]) -> None:
+        """It is in no slice."""
+
+    def leave(self) -> None:
+        """It is in no slice."""
 
     def revoked(self) -> None:
         self.owner.revoked(self.scope)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
+from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -155,12 +156,19 @@ class Hub:
             return False
         if not topic.followers:
             topic.position, topic.clock = state.head, state.clock
+        topic.dissolve()
         topic.followers.add(follower)
         self._heard(topic, state.head, state.members)
         return True
 
     def detach(self, follower: Follower) -> None:
-        self._topics[follower.scope].followers.discard(follower)
+        topic = self._topics[follower.scope]
+        topic.dissolve()
+        topic.followers.discard(follower)
+
+    def regroup(self, scope: str) -> None:
+        """A follower of the scope is to be told live from now on."""
+        self._topics[scope].dissolve()
 
     def let_in(self, guest: Follower, state: ScopeState) -> bool:
         """Tell `guest` when it may not read the scope any more; otherwise as `attach`."""
@@ -297,6 +305,7 @@ class Hub:
         for follower in (*topic.followers, *topic.guests):
             grant = self.access.grant_of(topic.scope, roles.get(follower.user))
             if follower.own != topic.scope and grant is None:
+                topic.dissolve()
                 topic.followers.discard(follower)
                 topic.guests.pop(follower, None)
                 follower.revoked()
@@ -342,7 +351,7 @@ class Hub:
 
     def _pass_on(self, topic: Topic, batch: Batch, began: float, origin: Origin) -> None:
         topic.position, topic.clock = batch.to, batch.state.clock
-        receivers = tuple(topic.followers)
+        receivers = len(topic.followers)
 
         def tell(some: Sequence[Follower]) -> None:
             for follower in some:
@@ -350,9 +359,14 @@ class Hub:
 
         def told() -> None:
             lag = self._monotonic() - began
-            self.meter.fanned_out("changes", len(receivers), batch.size * len(receivers), lag, origin)
+            self.meter.fanned_out("changes", receivers, batch.size * receivers, lag, origin)
 
-        self.fanout.deliver(topic, sliced(receivers), tell, told)
+        if receivers <= self.fanout.few:
+            self.fanout.deliver(topic, sliced(tuple(topic.followers)), tell, told)
+            return
+        lane = topic.lane_behind(batch.after, self.fanout, self.buffer)
+        self.fanout.deliver(topic, sliced(lane.apart), tell)
+        self.fanout.deliver(topic, lane.slices, partial(topic.tell, lane, batch), told)
 
     # ── looking now and then ─────────────────────────────────────────────────────────────────────────────────────────
 

@@ -8,14 +8,14 @@ equals the room's, whatever was refused by a slow reader or comes late out of a 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, Protocol
 
 from msgspec import Struct
 
 from tidemark_protocol.messages import Presence
 
-from .fanout import Fanout, sliced
+from .fanout import LIGHT, Fanout, Lane, Slice, Write
 from .frames import Frame, encoded, joined
 from .presence import Member
 from .rates import Valve
@@ -24,10 +24,6 @@ Said = tuple[str, str | None]
 """A kind of what is held back. Of a connection: a room, and an event or None for the state; of a room: a session and
 an event.
 """
-Write = Callable[[bytes], None]
-
-LIGHT: Final = 64 * 1024
-"""Bytes of a parcel that may be written to whoever is not slow."""
 LARGEST_PARCEL: Final = 64
 """Posts in one parcel, of `LIGHT` bytes at most unless it is one alone: those who sent one get a parcel of their own.
 """
@@ -63,6 +59,10 @@ class Stay:
         self.missed = missed
         """The guest's rooms in which its reader was too slow for the picture."""
         self.seen = -1
+
+    def straight(self) -> Write | None:
+        """What writes to it, once it was given the picture."""
+        return self.guest.straight() if self.seen >= 0 else None
 
 
 class Post(Struct, frozen=True, gc=False):
@@ -114,7 +114,7 @@ class Room:
         self._before: dict[str, Member | None] = {}
         """Of those who changed since this version: what they showed in it."""
         self._whole: Frame | None = None
-        self._lane: Lane | None = None
+        self._lane: RoomLane | None = None
 
     def put(self, session: str, member: Member | None) -> None:
         """A session shows this; None: it left."""
@@ -186,13 +186,13 @@ class Room:
             else:
                 stay.missed[self.name] = None
 
-    def lane(self, fanout: Fanout) -> Lane:
+    def lane(self, fanout: Fanout) -> RoomLane:
         """Its guests, as they are now to be served with broadcasts."""
         if self._lane is None or not self.is_current(self._lane):
-            self._lane = Lane(self, fanout)
+            self._lane = RoomLane(self, fanout)
         return self._lane
 
-    def is_current(self, lane: Lane) -> bool:
+    def is_current(self, lane: RoomLane) -> bool:
         """Whether nothing has changed about the guests since."""
         return self._lane is lane and lane.undisturbed
 
@@ -205,41 +205,14 @@ class Room:
         return encoded(Presence(self.name, **parts))
 
 
-class Slice(Struct, frozen=True, gc=False):
-    """Guests who are served in one turn of the loop, what writes to each, and their sessions."""
+class RoomLane(Lane[Stay]):
+    """The guests of a room; `of`: the slices that they are in, by session."""
 
-    stays: list[Stay]
-    writes: list[Write]
-    sessions: frozenset[str]
-
-
-class Lane:
-    """The guests of a room who may be written to without a look at each, and those `apart`.
-
-    A broadcast to thousands is as dear as the memory it touches for each: here that is little more than the write.
-    """
-
-    __slots__ = ("_at", "_fanout", "apart", "slices")
+    __slots__ = ("of",)
 
     def __init__(self, room: Room, fanout: Fanout) -> None:
-        self._fanout = fanout
-        self._at = fanout.disturbances
-        self.apart: list[Stay] = []
-        straight: list[tuple[Stay, Write]] = []
-        for stay in room.stays.values():
-            write = stay.guest.straight() if stay.seen >= 0 else None
-            if write is None:
-                self.apart.append(stay)
-            else:
-                straight.append((stay, write))
-        self.slices = [
-            Slice([s for s, _ in part], [write for _, write in part], frozenset(s.session for s, _ in part))
-            for part in sliced(straight)
-        ]
-
-    @property
-    def undisturbed(self) -> bool:
-        return self._at == self._fanout.disturbances
+        super().__init__(fanout, ((stay, stay.straight()) for stay in room.stays.values()))
+        self.of = {stay.session: some for some in self.slices for stay in some.receivers}
 
 
 class Parcel:
@@ -284,24 +257,22 @@ class Parcel:
         """Whether it can be written without a look at each guest: broadcasts alone, and few bytes."""
         return self._changes is None and self._everything.size <= LIGHT
 
-    def serve_straight(self, lane: Lane, some: Slice) -> None:
+    def serve_straight(self, lane: RoomLane, some: Slice[Stay]) -> None:
         """As `serve`, the shortest way as long as nothing has changed about the guests."""
         if not self._room.is_current(lane):
-            self.serve(some.stays)
+            self.serve(some.receivers)
             return
-        data = self._everything.wire
-        if self._senders.isdisjoint(some.sessions):
+        data, taken = self._everything.wire, len(some.writes)
+        if not any(lane.of.get(sender) is some for sender in self._senders):
             for write in some.writes:
                 write(data)
-            taken = len(some.writes)
         else:
-            others = [
-                pair for pair in zip(some.stays, some.writes, strict=True) if pair[0].session not in self._senders
-            ]
-            for _, write in others:
-                write(data)
-            taken = len(others)
-            self.serve([stay for stay in some.stays if stay.session in self._senders])
+            own = [stay for stay in some.receivers if stay.session in self._senders]
+            for stay, write in zip(some.receivers, some.writes, strict=True):
+                if stay.session not in self._senders:
+                    write(data)
+            taken -= len(own)
+            self.serve(own)
         self.taken += taken
         self.size += taken * self._everything.size
 

@@ -371,7 +371,7 @@ class Rooms:
         posts, room.posts = room.posts, []
         for parcel in parcels(room, changes, posts):
             served = partial(self._served, parcel, origin, since)
-            if parcel.light:
+            if parcel.light and len(room.stays) > self._fanout.few:
                 lane = room.lane(self._fanout)
                 self._fanout.deliver(room, sliced(lane.apart), parcel.serve)
                 self._fanout.deliver(room, lane.slices, partial(parcel.serve_straight, lane), served)

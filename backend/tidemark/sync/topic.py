@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from .commit import Commit
+from .fanout import LIGHT, Fanout, Lane, Slice, Write
 from .frames import Batch
 
 
@@ -17,9 +18,19 @@ class Follower(Protocol):
     scope: str
     user: str
     own: str
+    schema: int
 
     def offer(self, batch: Batch) -> None:
         """What came next in the topic; this follower was a reader at that state."""
+
+    def straight(self, after: int, schema: int) -> Write | None:
+        """What writes to its connection, if frames of that number may follow behind that version without a look."""
+
+    def enter(self, some: Slice[Follower]) -> None:
+        """From now on what is written to the slice is written to it; `at` says up to where it was told."""
+
+    def leave(self) -> None:
+        """It stands for itself again."""
 
     def revoked(self) -> None:
         """It is no reader of the scope any more, and has been detached."""
@@ -47,6 +58,7 @@ class Topic:
         "guests",
         "head",
         "kept",
+        "lane",
         "members",
         "number",
         "position",
@@ -68,6 +80,7 @@ class Topic:
         self.reading: asyncio.Task[None] | None = None
         self.kept: list[Commit] = []
         """Commits of this process that came while the feed was being read."""
+        self.lane: TopicLane | None = None
         self.forgotten = False
         """Nobody cared for it when all heads were last looked at."""
 
@@ -82,6 +95,53 @@ class Topic:
         if self.followers:
             return self.head > self.position or self.number > self.members
         return bool(self.guests) and self.number > self.members
+
+    def lane_behind(self, after: int, fanout: Fanout, buffer: int) -> TopicLane:
+        """Its followers, as they are to be told what comes after a version."""
+        if self.lane is None or not self.lane.undisturbed:
+            self.dissolve()
+            self.lane = TopicLane(self, after, fanout, min(LIGHT, buffer))
+        return self.lane
+
+    def dissolve(self) -> None:
+        """Each follower stands for itself: something changes about one of them."""
+        lane, self.lane = self.lane, None
+        for some in () if lane is None else lane.slices:
+            for follower in some.receivers:
+                follower.leave()
+
+    def tell(self, lane: TopicLane, batch: Batch, some: Slice[Follower]) -> None:
+        """Tell some followers what came, the shortest way as long as nothing has changed about them."""
+        frame = batch.frame(lane.schema)
+        holds = self.lane is lane and lane.undisturbed and some.at == batch.after
+        if frame is not None and frame.size <= lane.most and holds:
+            data = frame.wire
+            for write in some.writes:
+                write(data)
+            some.at = batch.to
+            return
+        if self.lane is lane:
+            self.dissolve()
+        for follower in some.receivers:
+            follower.offer(batch)
+
+
+class TopicLane(Lane[Follower]):
+    """The followers of a topic who have been told everything up to a version, in documents of one schema number.
+
+    A frame may have `most` bytes.
+    """
+
+    __slots__ = ("most", "schema")
+
+    def __init__(self, topic: Topic, after: int, fanout: Fanout, most: int) -> None:
+        self.most = most
+        self.schema = max((follower.schema for follower in topic.followers), default=0)
+        super().__init__(fanout, ((each, each.straight(after, self.schema)) for each in topic.followers))
+        for some in self.slices:
+            some.at = after
+            for follower in some.receivers:
+                follower.enter(some)
 
 
 class Watched(Protocol):
