@@ -164,8 +164,8 @@ class Settings(Struct, frozen=True, kw_only=True):
             TEXT,
             "How processes tell each other of commits, and share rooms: `auto` (PostgreSQL's own channel; MySQL and "
             "MariaDB have none and are polled), `polling` (rooms stay within a process), or a URL: `postgresql://` (a "
-            "connection of its own, as PgBouncer asks for), `redis://`, `rediss://`, `valkey://`, `nats://` or "
-            "`tls://` (NATS, encrypted).",
+            "connection of its own, as PgBouncer asks for), `redis://`, `valkey://`, `rediss://` or `valkeys://` (both "
+            "encrypted), `nats://` or `tls://` (NATS, encrypted).",
             True,
         ),
     ] = "auto"
