@@ -29,7 +29,8 @@ from tests.contract.stream import SUBPROTOCOL
 from tests.contract.test_database_away import away
 from tests.contract.test_pull_waiting import until_waiting
 from tests.contract.test_stream_limits import Bare
-from tests.servers import PostgresServer, TidemarkServer
+from tests.figures import scrape
+from tests.servers import READY_WITHIN, PostgresServer, TidemarkServer
 
 GONE_WITHIN = 8.0
 """Seconds, on a machine that does other things too."""
@@ -210,6 +211,10 @@ async def test_every_worker_ends_in_order(launch: Launcher, tmp_path: Path, numb
         DECLARATION, launch.new_database(), env=SETTINGS, secret=SECRET, folder=tmp_path, workers=2
     ).start()
     service = Service(server.url)
+    async with asyncio.timeout(READY_WITHIN):
+        # The first worker answers that the service is ready; one that is signalled as it starts ends in no order.
+        while len(list(scrape(server.url).of("process_start_time_seconds"))) < 2:  # noqa: ASYNC110  (it is asked for)
+            await asyncio.sleep(0.05)
     devices = [service.device() for _ in range(30)]
     async with streams(devices) as open_streams:
         for child in children(server.pid):
