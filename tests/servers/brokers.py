@@ -82,6 +82,11 @@ class Broker(ThrowAway):
     def hold(self) -> None:
         """Let it do nothing: its connections stay, and nothing comes over them (SIGSTOP)."""
         self._signal(signal.SIGSTOP)
+        deadline = time.monotonic() + READY_WITHIN
+        while not self._stands_still():
+            if time.monotonic() > deadline:
+                raise ServerError(f"{type(self).__name__} goes on after SIGSTOP")
+            time.sleep(0.001)
 
     def release(self) -> None:
         """Let it go on."""
@@ -89,7 +94,16 @@ class Broker(ThrowAway):
 
     def _signal(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError):
-            os.kill(int((self._folder / "pid").read_text()), number)
+            os.kill(self._pid, number)
+
+    def _stands_still(self) -> bool:
+        """Whether each thread has stopped: one that runs goes on for a moment. Only Linux lists them."""
+        states = (path.read_text().rpartition(") ")[2] for path in Path(f"/proc/{self._pid}/task").glob("*/stat"))
+        return all(state.startswith("T") for state in states)
+
+    @property
+    def _pid(self) -> int:
+        return int((self._folder / "pid").read_text())
 
     def _listens(self) -> bool:
         with socket.socket() as probe:
