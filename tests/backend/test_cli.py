@@ -7,12 +7,10 @@ import logging
 import os
 import signal
 import sys
-import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from tests.backend.conftest import CLIENT, PULL, SECRET
+from tests.contract.shop import eventually
 from tests.servers import ServerError, TidemarkServer, log_tail
 from tidemark.cli import main
 from tidemark.settings import PREFIX, variable
@@ -326,7 +325,7 @@ def held_pull(server: TidemarkServer, pool: ThreadPoolExecutor) -> Future[httpx2
 def test_a_signal_ends_it_at_once_and_cleanly(
     request: pytest.FixtureRequest, folder: Path, pool: ThreadPoolExecutor, workers: int, number: signal.Signals
 ) -> None:
-    """A pull that waits is answered, a stream is closed with 1012 or 1001, and the exit code is 0."""
+    """A pull that waits is answered, a stream is closed with 1012, and the exit code is 0."""
     url = f"sqlite:///{folder / 'x.db'}" if workers == 1 else request.getfixturevalue("postgresql_url")
     with TidemarkServer(SCHEMA, url, folder=folder, workers=workers) as server:
         held = held_pull(server, pool)
@@ -337,7 +336,7 @@ def test_a_signal_ends_it_at_once_and_cleanly(
             os.kill(server.pid, number)
             assert held.result(timeout=10).status_code == 200
             closed = _close_code(stream)
-            assert closed in {1001, 1012}
+            assert closed == 1012
         assert server.wait(10) == 0
         assert time.monotonic() - started < 5
         assert '"level":"error"' not in server.log.read_text()
@@ -351,32 +350,14 @@ def _close_code(stream: Any) -> int | None:
         return closed.rcvd.code if closed.rcvd else None
 
 
-def nodes(server: TidemarkServer) -> set[str]:
-    """The processes that answer, each by the node of its clock."""
-    return {httpx2.get(f"{server.url}/sync/time").json()["clock"][-16:] for _ in range(40)}
-
-
 def test_several_workers_share_the_work_and_are_replaced(postgresql_url: str, folder: Path) -> None:
     """On PostgreSQL every process serves; one that dies is replaced."""
     with TidemarkServer(SCHEMA, postgresql_url, folder=folder, workers=2) as server:
-        assert eventually(lambda: len(nodes(server)) == 2)
-        before = nodes(server)
+        before = server.nodes(2)
         children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
         serving = [child for child in children if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text()]
         os.kill(int(serving[0]), signal.SIGKILL)
-        assert eventually(lambda: bool(nodes(server) - before), within=60)
-
-
-def eventually(holds: Callable[[], bool], within: float = 30) -> bool:
-    """Whether it comes to hold, in spite of connections that die on the way."""
-    pause = threading.Event()
-    deadline = time.monotonic() + within
-    while time.monotonic() < deadline:
-        with suppress(httpx2.TransportError):
-            if holds():
-                return True
-        pause.wait(0.05)
-    return False
+        eventually(lambda: server.nodes() - before, 60)
 
 
 def test_a_database_held_by_another_process_is_refused(server: TidemarkServer) -> None:

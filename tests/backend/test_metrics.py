@@ -6,10 +6,8 @@ import asyncio
 import inspect
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,6 +19,7 @@ from litestar import Litestar
 from litestar.testing import TestClient
 
 from tests.backend.conftest import DECLARATION, PULL, PUSH, app_of, bearer, note, plugin_of
+from tests.contract.shop import eventually
 from tests.figures import Figures, scrape
 from tests.servers import TidemarkServer
 from tidemark.meter import Meter, Watched
@@ -219,50 +218,36 @@ async def test_a_wake_channel_says_whether_it_is_up(postgresql_url: str) -> None
 # ── several processes ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def eventually(holds: Callable[[], bool], within: float = 30) -> bool:
-    """Whether it comes to hold, in spite of connections that die on the way."""
-    pause, deadline = threading.Event(), time.monotonic() + within
-    while time.monotonic() < deadline:
-        with suppress(httpx2.TransportError):
-            if holds():
-                return True
-        pause.wait(0.05)
-    return False
-
-
 def test_any_worker_answers_for_all(postgresql_url: str, tmp_path: Path) -> None:
     """Counts are sums over all processes, also over one that was killed; present values are of the living; memory and
     CPU are told for each; nothing is left behind on disk.
     """
-    asked: list[str] = []
     with (
         httpx2.Client(limits=httpx2.Limits(max_keepalive_connections=0)) as strangers,
         TidemarkServer(SCHEMA, postgresql_url, folder=tmp_path, workers=2, env={"TMPDIR": str(tmp_path)}) as server,
     ):
 
-        def answered_by(processes: int) -> bool:
-            asked.append(strangers.get(f"{server.url}/sync/time").json()["clock"][-16:])
-            return len(set(asked)) == processes
-
         def shown(name: str, **labels: str) -> list[float]:
             return list(scrape(server.url).of(name, **labels))
 
-        assert eventually(lambda: answered_by(2))
+        before = server.nodes(2)
         body = {**PUSH, "mutations": [note(1), note(2)]}
         assert strangers.post(f"{server.url}/sync/push", json=body, headers=bearer()).status_code == 200
-        assert eventually(lambda: len(shown("process_resident_memory_bytes")) == 2)
+        eventually(lambda: len(shown("process_resident_memory_bytes")) == 2)
+        for _ in range(20):
+            strangers.get(f"{server.url}/health/live")
         for _ in range(10):
-            assert shown("tidemark_requests_total", path="/sync/time") == [len(asked)]
+            assert shown("tidemark_requests_total", path="/health/live") == [20]
             assert shown("tidemark_batch_mutations_sum") == [2]
-        assert eventually(lambda: shown("tidemark_database_connections_max") == [12])
+        eventually(lambda: shown("tidemark_database_connections_max") == [12])
         assert shown("tidemark_info") == [1]
         assert abs(shown("tidemark_time_seconds")[0] - time.time()) < 5
 
         workers = [s.labels["pid"] for s in scrape(server.url).samples if s.name == "process_open_fds"]
         os.kill(int(workers[0]), signal.SIGKILL)
-        assert eventually(lambda: answered_by(3), within=60)
-        assert shown("tidemark_requests_total", path="/sync/time") == [len(asked)]
-        assert eventually(lambda: shown("tidemark_database_connections_max") == [12])
+        eventually(lambda: server.nodes() - before, 60)
+        assert shown("tidemark_requests_total", path="/health/live") == [20]
+        eventually(lambda: shown("tidemark_database_connections_max") == [12])
         assert len(shown("process_resident_memory_bytes")) == 2
         assert list(tmp_path.glob("tidemark-metrics-*"))
         server.stop()

@@ -6,9 +6,7 @@ import asyncio
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -17,7 +15,7 @@ import pytest
 from tests.cluster.conftest import Cluster, start_cluster
 from tests.cluster.peers import Tab, Writer, all_have, living, until, writing
 from tests.contract.stream import Stream, welcomed
-from tests.servers import READY_WITHIN, MariadbServer, PostgresServer
+from tests.servers import MariadbServer, PostgresServer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -37,23 +35,7 @@ def one_command(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPa
     """One command of three workers."""
     database = postgres_server.create_database()
     with start_cluster(database, tmp_path_factory.mktemp("workers"), {}, processes=1, workers=3) as cluster:
-        # The first worker answers that the service is ready; this is about several.
-        deadline = time.monotonic() + READY_WITHIN
-        while len(nodes(cluster)) < 2:
-            assert time.monotonic() < deadline, "one worker gets all connections"
         yield cluster
-
-
-def nodes(cluster: Cluster) -> set[str]:
-    """The workers to which some connections go that are opened at once."""
-    user = cluster.services[0].device()
-
-    def node() -> str:
-        with welcomed(user.again()) as (stream,):
-            return stream.session[:16]
-
-    with ThreadPoolExecutor(10) as pool:
-        return set(pool.map(lambda _: node(), range(10)))
 
 
 def test_rooms_of_one_command(one_command: Cluster) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-READY_WITHIN = 30.0
+READY_WITHIN = 60.0
 """Seconds a server may take to start, or to end when asked to."""
 
 

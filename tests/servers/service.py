@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -97,7 +99,7 @@ class TidemarkServer:
         return self
 
     def start(self) -> Self:
-        """Start the process; returns when `/health/ready` answers 200."""
+        """Start the process; returns when `/health/ready` answers 200, and every worker answers."""
         self.launch()
         try:
             self.wait_ready()
@@ -107,17 +109,39 @@ class TidemarkServer:
         return self
 
     def wait_ready(self, within: float = READY_WITHIN) -> None:
-        """Ask `/health/ready` until it answers 200."""
+        """Ask `/health/ready` until it answers 200; of several workers each answers something."""
         deadline = time.monotonic() + within
         while time.monotonic() < deadline:
             if self._process is None or self._process.poll() is not None:
                 raise ServerError(f"the server ended instead of starting\n{log_tail(self.log)}")
             try:
                 with urllib.request.urlopen(f"{self.url}/health/ready", timeout=2):
-                    return
+                    break
             except (urllib.error.URLError, OSError):
                 time.sleep(0.02)
-        raise ServerError(f"the server was not ready within {within:g} s\n{log_tail(self.log)}")
+        else:
+            raise ServerError(f"the server was not ready within {within:g} s\n{log_tail(self.log)}")
+        if self.workers > 1:
+            self.nodes(self.workers, deadline - time.monotonic())
+
+    def nodes(self, count: int = 1, within: float = READY_WITHIN) -> set[str]:
+        """The workers that answer, each by the node of its clock, asked until there are so many."""
+        found: set[str] = set()
+        deadline = time.monotonic() + within
+        # One after the other: of requests put at once the first worker that wakes up takes all.
+        while True:
+            for _ in range(20):
+                found |= self._node()
+            if len(found) >= count:
+                return found
+            if time.monotonic() > deadline:
+                raise ServerError(f"{len(found)} of {count} workers answer\n{log_tail(self.log)}")
+
+    def _node(self) -> set[str]:
+        """Whoever answers; nobody where a worker ends before it has."""
+        with suppress(OSError), urllib.request.urlopen(f"{self.url}/sync/time", timeout=10) as answer:
+            return {json.load(answer)["clock"][-16:]}
+        return set()
 
     def wait(self, within: float = READY_WITHIN) -> int:
         """Wait until the process has ended by itself; returns its exit code. What it left behind is killed."""
