@@ -17,6 +17,7 @@ import pytest
 
 from tests.backend.wake_world import IMPATIENT, QUICK, Ear, eventually, joined, listening, reached, wake_at
 from tests.cluster.brokers import PostgresBroker
+from tests.conftest import need
 from tests.proxy import Proxy
 from tests.servers import NatsServer, RedisServer, free_port
 from tidemark.wake.base import MAX_MESSAGE, Wakeup
@@ -48,10 +49,7 @@ def space() -> str:
 def broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
     """A server of the test's own, to be killed, once for each kind."""
     kind: type[Broker] = request.param
-    if missing := kind.missing():
-        if os.environ.get("CI") == "true":
-            pytest.fail(missing, pytrace=False)
-        pytest.skip(f"cannot run here: {missing}")
+    need(kind.missing())
     with kind() as server:
         yield server
 

@@ -7,7 +7,6 @@ import asyncio
 import asyncpg
 
 from tests.backend.wake_world import IMPATIENT, SPACE, joined, reached
-from tidemark.wake.base import Wakeup
 from tidemark.wake.channel import CHANNEL
 from tidemark.wake.postgresql import APPLICATION
 
@@ -31,15 +30,6 @@ async def test_a_killed_connection_comes_back_and_looks(postgresql_url: str) -> 
         await ear.until(lambda: ear.looks >= 2)
         await own.until(lambda: own.looks >= 2)
         await reached(here, ear)
-
-
-async def test_what_was_published_while_deaf_becomes_look(postgresql_url: str) -> None:
-    """A process whose connection died tells the others to look, since what it published may be lost."""
-    async with joined(postgresql_url) as (here, _), joined(postgresql_url) as (_, ear):
-        query = f"{KILL} AND pid = (SELECT min(pid) FROM {OURS})"
-        assert await ask(postgresql_url, query) == 1
-        here.publish("workspace:1", 7, 0)
-        await ear.until(lambda: ear.looks >= 2 or Wakeup("workspace:1", 7, 0) in ear.heard)
 
 
 async def test_a_silent_connection_is_pinged(postgresql_url: str) -> None:

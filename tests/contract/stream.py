@@ -279,3 +279,15 @@ def following(device: Device, **options: Any) -> Iterator[Follower]:
     with Stream(device, **options) as stream:
         stream.welcome()
         yield Follower(stream)
+
+
+def overwrite(device: Device) -> int:
+    """Overwrite ten notes again and again with 14 MB in all; the last version."""
+    rows = [device.put("notes", title="n") for _ in range(10)]
+    device.apply(*rows)
+    version = 0
+    for number in range(40):
+        pair = (rows[number % 10], rows[(number + 1) % 10])
+        results = device.apply(*(device.patch("notes", row["row"], body=str(number) * 100_000) for row in pair))
+        version = results[-1]["version"]
+    return version

@@ -22,6 +22,7 @@ def figures(service: Service) -> Figures:
     return scrape(str(service.http.base_url))
 
 
+@pytest.mark.databases("sqlite")
 def test_streams_are_counted_by_kind_and_by_how_they_end(lone: Service) -> None:
     """Open ones while they are, how soon they were welcomed, and then with which code they ended; others as refused."""
     before = figures(lone)
@@ -41,6 +42,7 @@ def test_streams_are_counted_by_kind_and_by_how_they_end(lone: Service) -> None:
     assert shown.sum(refused, code="4401") == before.sum(refused, code="4401") + 1
 
 
+@pytest.mark.databases("sqlite")
 def test_a_change_is_followed_from_its_push_to_its_frames(lone: Service) -> None:
     """One batch, one verdict, one fan-out to all who follow, with its bytes and how late it was."""
     ada = lone.device()
@@ -64,6 +66,7 @@ def test_a_change_is_followed_from_its_push_to_its_frames(lone: Service) -> None
     assert shown.sum("tidemark_fanout_bytes_total") - before.sum("tidemark_fanout_bytes_total") > 2 * len(op["row"])
 
 
+@pytest.mark.databases("sqlite")
 def test_what_a_stream_cannot_hold_is_told(lone: Service) -> None:
     """A change larger than the buffer: `behind`, by its cause."""
     ada = lone.device()
@@ -75,6 +78,7 @@ def test_what_a_stream_cannot_hold_is_told(lone: Service) -> None:
         assert figures(lone).sum("tidemark_behind_total") == before + 1
 
 
+@pytest.mark.databases("sqlite")
 def test_rooms_their_members_and_broadcasts_are_counted(lone: Service) -> None:
     """Who is in them, what was sent there, to how many."""
     ada, bob = lone.device(), lone.device()

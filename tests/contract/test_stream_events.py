@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,7 +11,9 @@ from tests.contract.client import Device, Service, key, token
 from tests.contract.conftest import ORIGIN, Launcher
 from tests.contract.event_stream import EVENTS, EventStream
 from tests.contract.replica import Replica
-from tests.contract.stream import Follower
+from tests.contract.shop import eventually
+from tests.contract.stream import Follower, overwrite
+from tests.figures import scrape
 
 
 @pytest.fixture
@@ -82,6 +83,7 @@ def test_scopes_come_and_go(service: Service, device: Device) -> None:
         assert hidden not in narrow.rows() | wide.rows()
 
 
+@pytest.mark.databases("sqlite")
 def test_a_token_that_expires_ends_the_stream(service: Service) -> None:
     """When the header's token expires the last event says 4401 (I41)."""
     device = service.device(ttl=2)
@@ -102,13 +104,7 @@ def test_a_slow_reader_is_told_behind(device: Device) -> None:
     """A reader that stops taking gets `behind` for what it missed, pulls, and follows on (I40)."""
     with EventStream(device, narrow=True) as slow, EventStream(device.again()) as awake:
         awake.welcome()
-        rows = [device.put("notes", title="n") for _ in range(10)]
-        device.apply(*rows)
-        version = 0
-        for number in range(40):
-            pair = (rows[number % 10], rows[(number + 1) % 10])
-            results = device.apply(*(device.patch("notes", row["row"], body=str(number) * 100_000) for row in pair))
-            version = results[-1]["version"]
+        version = overwrite(device)
         with ThreadPoolExecutor(1) as pool:
             pool.submit(Follower(awake).reach, device.scope, version).result(timeout=30)
         slow.welcome()
@@ -119,9 +115,16 @@ def test_a_slow_reader_is_told_behind(device: Device) -> None:
         assert {row for _, row in follower.replica.docs(device.scope)} == device.docs("notes").keys()
 
 
-def test_a_quiet_stream_is_kept_alive(launch: Launcher) -> None:
+@pytest.fixture(scope="module")
+def lively(launch: Launcher) -> Service:
+    """A service with a heartbeat of a tenth of a second."""
+    return launch(env={"TIDEMARK_HEARTBEAT": "100ms"}).service
+
+
+@pytest.mark.databases("sqlite")
+def test_a_quiet_stream_is_kept_alive(lively: Service) -> None:
     """A comment comes every heartbeat, so that no proxy takes the stream for dead."""
-    with EventStream(launch(env={"TIDEMARK_HEARTBEAT": "100ms"}).service.device()) as stream:
+    with EventStream(lively.device()) as stream:
         assert stream.welcome()["heartbeat"] == 0.1
         deadline = time.monotonic() + 5
         while stream.comments < 3 and time.monotonic() < deadline:
@@ -129,6 +132,7 @@ def test_a_quiet_stream_is_kept_alive(launch: Launcher) -> None:
         assert stream.comments >= 3
 
 
+@pytest.mark.databases("sqlite")
 def test_the_end_of_the_service_is_told(launch: Launcher) -> None:
     """When the service is told to end, the last event says 1012 and when to come back."""
     running = launch()
@@ -167,30 +171,25 @@ def test_a_reader_that_stalls_is_cut_off(launch: Launcher) -> None:
     with EventStream(device, narrow=True) as stalled:
         for _ in range(20):
             device.apply(device.put("notes", title="long", body="x" * 200_000))
-        deadline = time.monotonic() + 10
-        while open_streams(running.service):
-            assert time.monotonic() < deadline
+        eventually(lambda: not open_streams(running.service))
         assert stalled.close_code(10) in {None, 1001}
         assert stalled.ended
     assert '"level":"error"' not in running.server.log.read_text(encoding="utf-8")
 
 
-def test_a_stream_that_its_reader_left_is_over(launch: Launcher) -> None:
+@pytest.mark.databases("sqlite")
+def test_a_stream_that_its_reader_left_is_over(lively: Service) -> None:
     """When the client hangs up the service forgets the stream."""
-    service = launch().service
-    with EventStream(service.device()) as stream:
+    eventually(lambda: not open_streams(lively))
+    with EventStream(lively.device()) as stream:
         stream.welcome()
-        assert open_streams(service) == 1
-    deadline = time.monotonic() + 5
-    while open_streams(service):
-        assert time.monotonic() < deadline
+        assert open_streams(lively) == 1
+    eventually(lambda: not open_streams(lively))
 
 
 def open_streams(service: Service) -> float:
     """How many there are, of whatever kind."""
-    return sum(
-        map(float, re.findall(r"^tidemark_streams(?:{.*})? (.*)$", service.http.get("/metrics").text, re.MULTILINE))
-    )
+    return scrape(service.url).sum("tidemark_streams")
 
 
 def test_a_schema_number_that_is_not_served_is_refused_whole(device: Device) -> None:

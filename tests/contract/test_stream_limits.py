@@ -20,7 +20,7 @@ from wsproto.events import AcceptConnection, CloseConnection, Event, Ping, Reque
 
 from tests.contract.client import Device, Service
 from tests.contract.conftest import Launcher, Running
-from tests.contract.stream import Follower, Room, Stream, close_frame, following, welcomed
+from tests.contract.stream import Follower, Room, Stream, close_frame, following, overwrite, welcomed
 
 
 class Bare:
@@ -62,6 +62,7 @@ def lively(launch: Launcher) -> Service:
     return launch(env={"TIDEMARK_HEARTBEAT": "1s"}).service
 
 
+@pytest.mark.databases("sqlite")
 def test_a_silent_client_is_pinged_and_then_closed(lively: Service) -> None:
     """A client that answers nothing is pinged after a heartbeat and gone after two."""
     bare = Bare(lively)
@@ -77,6 +78,7 @@ def test_a_silent_client_is_pinged_and_then_closed(lively: Service) -> None:
     assert 1.5 <= ended <= 6
 
 
+@pytest.mark.databases("sqlite")
 def test_a_client_that_answers_pings_stays(lively: Service) -> None:
     """A client that answers pings, and says nothing else, stays connected past two heartbeats."""
     with Stream(lively.device()) as stream:
@@ -103,7 +105,7 @@ def test_a_reader_that_stops_reading_is_told_behind(running: Running) -> None:
     with following(device.again()) as awake, ThreadPoolExecutor(1) as pool:
         for sleeper in sleepers:
             sleeper.welcome()
-        done = pool.submit(write, device)
+        done = pool.submit(overwrite, device)
         version = done.result(timeout=60)
         awake.reach(device.scope, version)
         expected = awake.replica.docs(device.scope)
@@ -116,18 +118,6 @@ def test_a_reader_that_stops_reading_is_told_behind(running: Running) -> None:
         assert follower.replica.docs(device.scope).items() >= expected.items()
     for sleeper in sleepers:
         sleeper.cut()
-
-
-def write(device: Device) -> int:
-    """Overwrite ten notes again and again with 14 MB in all; the last version."""
-    rows = [device.put("notes", title="n") for _ in range(10)]
-    device.apply(*rows)
-    version = 0
-    for number in range(40):
-        pair = (rows[number % 10], rows[(number + 1) % 10])
-        results = device.apply(*(device.patch("notes", row["row"], body=str(number) * 100_000) for row in pair))
-        version = results[-1]["version"]
-    return version
 
 
 @dataclass
@@ -189,7 +179,7 @@ def test_a_slow_reader_is_given_the_picture_of_its_rooms(unlimited: Running) -> 
         room = sleeper.join(device.scope)
         rooms = [stream.join(device.scope, state="before") for stream in (source, other)]
         rooms[0].sees(sleeper.session, source.session, other.session)
-        version = write(device)
+        version = overwrite(device)
         for number in range(2_000):
             source.send({"t": "presence", "room": device.scope, "state": str(number) * 800})
             source.broadcast(device.scope, f"{number:04}" + "x" * 15_000)
