@@ -10,7 +10,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, Self
 
@@ -19,7 +19,7 @@ from websockets.sync.server import ServerConnection, serve
 
 from tests.cli.conftest import SCHEMA, Desk
 from tests.cli.devices import Tide, environment, grant
-from tests.servers import TidemarkServer
+from tests.servers import TidemarkServer, free_port
 from tidemark_cli.room import Visitor
 from tidemark_protocol.client_rooms import Gathered, Heard
 from tidemark_protocol.messages import Member
@@ -223,6 +223,30 @@ class Silent:
         """What was said oneself."""
 
 
+def visitor(desk: Desk, port: int, notes: list[str], until: Callable[[], bool]) -> Visitor:
+    """One who would be in a room of the service at a port."""
+    desk.peer.database.set("url", f"http://127.0.0.1:{port}")
+    desk.peer.now = lambda: time.time_ns() // 1_000_000
+    return Visitor(
+        desk.peer,
+        "workspace:1",
+        None,
+        Silent(),
+        first=[],
+        lines=list,
+        say=notes.append,
+        sleep=time.sleep,
+        until=until,
+    )
+
+
+def test_a_service_that_is_away_is_told_of_in_words(desk: Desk) -> None:
+    """Not by the system's error alone."""
+    notes: list[str] = []
+    visitor(desk, free_port(), notes, lambda: bool(notes)).run()
+    assert notes[0].startswith("The service cannot be reached (")
+
+
 def test_a_client_that_is_asked_to_stay_away_does(desk: Desk) -> None:
     """Whatever streams, a room as a watch: it comes back no sooner than the close reason says (I45)."""
     pause, came, enough = 1.2, list[float](), threading.Event()
@@ -237,19 +261,7 @@ def test_a_client_that_is_asked_to_stay_away_does(desk: Desk) -> None:
     notes: list[str] = []
     with serve(full, "127.0.0.1", 0, subprotocols=[SUBPROTOCOL]) as server:  # type: ignore[list-item]
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        desk.peer.database.set("url", f"http://127.0.0.1:{server.socket.getsockname()[1]}")
-        desk.peer.now = lambda: time.time_ns() // 1_000_000
-        Visitor(
-            desk.peer,
-            "workspace:1",
-            None,
-            Silent(),
-            first=[],
-            lines=list,
-            say=notes.append,
-            sleep=time.sleep,
-            until=enough.is_set,
-        ).run()
+        visitor(desk, server.socket.getsockname()[1], notes, enough.is_set).run()
         server.shutdown()
     assert came[1] - came[0] >= pause
     assert notes[0] == "The stream was closed (full)."

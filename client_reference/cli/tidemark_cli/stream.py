@@ -134,8 +134,11 @@ class Streaming(ABC):
                     close_timeout=1,
                 )
             )
-        except (Temporary, OSError, InvalidHandshake, InvalidMessage) as fault:
+        except Temporary as fault:
             self._lost(None, "", str(fault))
+            return
+        except (OSError, InvalidHandshake, InvalidMessage) as fault:
+            self._lost(None, "", f"The service cannot be reached ({fault}).")
             return
         self._token = self.peer.token()
         expires = int(claims_of(self._token).exp)
