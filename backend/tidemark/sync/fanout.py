@@ -12,19 +12,17 @@ from msgspec import Struct
 
 R = TypeVar("R")
 S = TypeVar("S")
+Write = Callable[[bytes], None]
 
 SLICE: Final = 100
 """Receivers served in one turn of the event loop: well below a millisecond."""
-
-_log = structlog.get_logger(__name__)
-
-
-Write = Callable[[bytes], None]
 
 FEW: Final = 32
 """Receivers for whom a lane does not pay."""
 LIGHT: Final = 64 * 1024
 """Bytes that may be written to whoever is not slow."""
+
+_log = structlog.get_logger(__name__)
 
 
 class Slice(Generic[R]):

@@ -138,7 +138,7 @@ class Hub:
         if moved:
             for watch in topic.watches:
                 watch.moved()
-        if not (topic.followers or topic.guests):
+        if not (topic.followers or topic.visits):
             if topic.number > topic.members:
                 self._members_moved(topic, topic.number)
         elif topic.lags and topic.reading is None:
@@ -170,21 +170,21 @@ class Hub:
         """A follower of the scope is to be told live from now on."""
         self._topics[scope].dissolve()
 
-    def let_in(self, guest: Follower, state: ScopeState) -> bool:
-        """Tell `guest` when it may not read the scope any more; otherwise as `attach`."""
+    def let_in(self, visit: Follower, state: ScopeState) -> bool:
+        """Tell `visit` when it may not read the scope any more; otherwise as `attach`."""
         topic = self._topic(state.scope)
         if not self._admits(topic, state):
             return False
-        topic.guests[guest] = None
+        topic.visits[visit] = None
         self._heard(topic, state.head, state.members)
         return True
 
-    def let_out(self, guest: Follower) -> None:
-        self._topics[guest.scope].guests.pop(guest, None)
+    def let_out(self, visit: Follower) -> None:
+        self._topics[visit.scope].visits.pop(visit, None)
 
     def _admits(self, topic: Topic, state: ScopeState) -> bool:
         """Whether rights found at `state` are as new as those of the ones who are there."""
-        if topic.followers or topic.guests:
+        if topic.followers or topic.visits:
             return topic.members <= state.members
         if topic.members != state.members:
             self._members_moved(topic, state.members)
@@ -267,7 +267,7 @@ class Hub:
                 if topic.followers:
                     await self._read(topic, began)
                 else:
-                    await self._look_after_guests(topic)
+                    await self._look_after_visits(topic)
                 for commit in topic.kept:
                     self._pass_on_commit(topic, commit)
                 topic.kept.clear()
@@ -291,7 +291,7 @@ class Hub:
             whole = run.to == state.head and state.floor <= start
             self._pass_on(topic, self.frames.batch(start, state, run.body if whole else None), began, "elsewhere")
 
-    async def _look_after_guests(self, topic: Topic) -> None:
+    async def _look_after_visits(self, topic: Topic) -> None:
         """Nobody follows, so that only who may stay matters."""
         number = topic.number
         state = (await self.states([topic.scope])).get(topic.scope) or ScopeState(topic.scope)
@@ -302,12 +302,12 @@ class Hub:
     async def _ask_again(self, topic: Topic, number: int) -> None:
         """Members changed: find those who are no readers any more, and let them go before anything else is said."""
         roles = await self.store.members(topic.scope)
-        for follower in (*topic.followers, *topic.guests):
+        for follower in (*topic.followers, *topic.visits):
             grant = self.access.grant_of(topic.scope, roles.get(follower.user))
             if follower.own != topic.scope and grant is None:
                 topic.dissolve()
                 topic.followers.discard(follower)
-                topic.guests.pop(follower, None)
+                topic.visits.pop(follower, None)
                 follower.revoked()
         self._members_moved(topic, number)
 

@@ -96,7 +96,7 @@ _decoder: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
 
 
 class Foreign(Exception):
-    """Not a message of ours, or of a later version."""
+    """Not a message of ours, or one of another version."""
 
 
 def decoded(body: bytes) -> Message:

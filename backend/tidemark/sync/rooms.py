@@ -40,14 +40,15 @@ GATHER: Final = 0.003
 WHOLE_INTERVAL: Final = 1.0
 """Seconds between two times that other processes are told of everything."""
 BEAT: Final = 5.0
+"""Seconds between two times that other processes are told where this one stands."""
 MAX_WAITING: Final = 16
 """Kinds of broadcasts of one connection that wait for their turn; besides, one state for each of its rooms."""
 MAX_HELD: Final = 64
 """Broadcasts that a room holds while it is not known who may still hear them."""
 MAX_WAITING_IN_ROOM: Final = 4_096
+"""Broadcasts above a room's rate that wait, one for each session and event."""
 MAX_WAITING_BYTES: Final = 128 << 10
 MAX_WAITING_BYTES_IN_ROOM: Final = 1 << 20
-
 
 _log = structlog.get_logger(__name__)
 
@@ -96,7 +97,6 @@ class Rooms:
         self._limits = limits
         self._fanout = fanout
         self._unsettled = unsettled
-        self._held: dict[Room, tuple[Origin, float]] = {}
         self._monotonic = monotonic
         self._meter = meter
         self._presence = Presence(node, send=send, changed=self._changed)
@@ -104,6 +104,8 @@ class Rooms:
         self._visitors: dict[str, Visitor] = {}
         self._busy: dict[Room, tuple[Origin, float]] = {}
         """Rooms with something for their guests, whence the first of it came, and when."""
+        self._held: dict[Room, tuple[Origin, float]] = {}
+        """The same of rooms whose scope is unsettled."""
         self._gathering: asyncio.TimerHandle | None = None
         self._whole_timer: asyncio.TimerHandle | None = None
         self._whole_at = float("-inf")
@@ -128,52 +130,52 @@ class Rooms:
 
     # ── what guests do ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    def join(self, guest: Guest, room: str, state: Any) -> None:
+    def join(self, guest: Guest, name: str, state: Any) -> None:
         """Be in a room, or show another state in it; all members follow, within `PRESENCE_INTERVAL`.
 
         RequestError `too_many_rooms` or `room_full`.
         """
         visitor = self._visitor(guest)
         shown = Raw(messages.encode(state))
-        self._check(visitor, room, shown)
-        place = self._rooms.get(room) or self._rooms.setdefault(room, Room(room))
-        if room not in visitor.stays:
+        self._check(visitor, name, shown)
+        room = self._rooms.get(name) or self._rooms.setdefault(name, Room(name))
+        if name not in visitor.stays:
             self.members += 1
-            self.rooms += not place.stays
-            visitor.stays[room] = Stay(guest, visitor.missed)
-        visitor.valve.drop(lambda kind: kind == (room, None))
-        place.enter(visitor.stays[room])
-        self._presence.put(room, guest.session, Member(guest.user, shown))
-        self._present_soon(place)
+            self.rooms += not room.stays
+            visitor.stays[name] = Stay(guest, visitor.missed)
+        visitor.valve.drop(lambda kind: kind == (name, None))
+        room.enter(visitor.stays[name])
+        self._presence.put(name, guest.session, Member(guest.user, shown))
+        self._present_soon(room)
         self._tell_soon()
 
-    def leave(self, guest: Guest, room: str) -> None:
+    def leave(self, guest: Guest, name: str) -> None:
         """Be in a room no more; RequestError `not_joined`."""
-        self._leave(self._inside(guest, room), room)
+        self._leave(self._inside(guest, name), name)
         self._tell_soon()
 
-    def show(self, guest: Guest, room: str, state: Any) -> None:
+    def show(self, guest: Guest, name: str, state: Any) -> None:
         """Show another state, as soon as the rate allows; RequestError `not_joined` or `room_full`."""
-        visitor = self._inside(guest, room)
+        visitor = self._inside(guest, name)
         shown = Raw(messages.encode(state))
-        self._check(visitor, room, shown)
-        visitor.valve.put((room, None), partial(self._show, visitor, room, shown), len(shown), kept=True)
+        self._check(visitor, name, shown)
+        visitor.valve.put((name, None), partial(self._show, visitor, name, shown), len(shown), kept=True)
 
-    def cast(self, guest: Guest, room: str, event: str, payload: Any) -> None:
+    def cast(self, guest: Guest, name: str, event: str, payload: Any) -> None:
         """Say something to all others in a room, as soon as the rates allow; RequestError `not_joined`."""
-        visitor = self._inside(guest, room)
+        visitor = self._inside(guest, name)
         sender = {"session": guest.session, "user": guest.user}
-        post = Post(encoded(Broadcasted(room, sender, event, payload)), guest.session)
-        visitor.valve.put((room, event), partial(self._pass_on, room, event, post), post.frame.size)
+        post = Post(encoded(Broadcasted(name, sender, event, payload)), guest.session)
+        visitor.valve.put((name, event), partial(self._pass_on, name, event, post), post.frame.size)
 
     def depart(self, guest: Guest, scope: str | None = None) -> None:
         """A guest leaves all its rooms, as its connection has ended, or those of a scope that it may not read."""
         visitor = self._visitors.get(guest.session)
         if visitor is None:
             return
-        for room in tuple(visitor.stays):
-            if scope is None or room.partition("/")[0] == scope:
-                self._leave(visitor, room)
+        for name in tuple(visitor.stays):
+            if scope is None or name.partition("/")[0] == scope:
+                self._leave(visitor, name)
         if scope is None:
             del self._visitors[guest.session]
         self._tell_soon()
@@ -193,7 +195,7 @@ class Rooms:
             visitor.missed.pop(name, None)
 
     def rooms_of(self, guest: Guest) -> frozenset[str]:
-        """The rooms that a guest is in."""
+        """The names of the rooms that a guest is in."""
         visitor = self._visitors.get(guest.session)
         return frozenset() if visitor is None else frozenset(visitor.stays)
 
@@ -205,10 +207,10 @@ class Rooms:
             )
         return visitor
 
-    def _inside(self, guest: Guest, room: str) -> Visitor:
+    def _inside(self, guest: Guest, name: str) -> Visitor:
         visitor = self._visitors.get(guest.session)
-        if visitor is None or room not in visitor.stays:
-            raise RequestError("not_joined", f"this stream is not in the room {room}")
+        if visitor is None or name not in visitor.stays:
+            raise RequestError("not_joined", f"this stream is not in the room {name}")
         return visitor
 
     def _check(self, visitor: Visitor, name: str, shown: Raw) -> None:
@@ -238,16 +240,16 @@ class Rooms:
             self._close(room)
         self._presence.put(name, session, None)
 
-    def _show(self, visitor: Visitor, room: str, shown: Raw) -> None:
+    def _show(self, visitor: Visitor, name: str, shown: Raw) -> None:
         """The rate allows it; the room may have filled up meanwhile."""
         try:
-            self._check(visitor, room, shown)
+            self._check(visitor, name, shown)
         except RequestError as refused:
             self._meter.broadcast("dropped")
-            visitor.guest.put(encoded(ErrorFrame(refused.code, refused.detail, room=room)))
+            visitor.guest.put(encoded(ErrorFrame(refused.code, refused.detail, room=name)))
             return
         self._meter.broadcast("sent")
-        self._presence.put(room, visitor.guest.session, Member(visitor.guest.user, shown))
+        self._presence.put(name, visitor.guest.session, Member(visitor.guest.user, shown))
         self._tell_soon()
 
     def _pass_on(self, name: str, event: str, post: Post) -> None:

@@ -1,4 +1,4 @@
-"""What the hub knows of one scope, and who cares for it: followers, guests, trackers and watches (SPEC 6)."""
+"""What the hub knows of one scope, and who cares for it: followers, visits, trackers and watches (SPEC 6)."""
 
 from __future__ import annotations
 
@@ -47,15 +47,14 @@ class Tracker(Protocol):
 
 class Topic:
     """One scope. `position`: told up to this version; `members`: all followers were readers at this number; both -1
-    while unknown. `head` and `number`: the highest head and number of members that anybody has told of. `guests` are
-    told nothing of the scope but that they may not read it any more: they are in its rooms.
+    while unknown. `head` and `number`: the highest head and number of members that anybody has told of. `visits` are
+    told nothing of the scope but that it may not be read any more: their connections are in its rooms.
     """
 
     __slots__ = (
         "clock",
         "followers",
         "forgotten",
-        "guests",
         "head",
         "kept",
         "lane",
@@ -65,6 +64,7 @@ class Topic:
         "reading",
         "scope",
         "trackers",
+        "visits",
         "watches",
     )
 
@@ -74,7 +74,7 @@ class Topic:
         self.head = self.number = -1
         self.clock = ""
         self.followers: set[Follower] = set()
-        self.guests: dict[Follower, None] = {}  # a set of nothing weighs more, and there is a topic for each user
+        self.visits: dict[Follower, None] = {}  # a set of nothing weighs more, and there is a topic for each user
         self.trackers: dict[Tracker, None] = {}
         self.watches: dict[Watch, None] = {}
         self.reading: asyncio.Task[None] | None = None
@@ -87,14 +87,14 @@ class Topic:
     @property
     def idle(self) -> bool:
         """Whether nobody cares for it."""
-        return not (self.followers or self.guests or self.trackers or self.watches or self.reading)
+        return not (self.followers or self.visits or self.trackers or self.watches or self.reading)
 
     @property
     def lags(self) -> bool:
         """Whether there is something that those here have not been told."""
         if self.followers:
             return self.head > self.position or self.number > self.members
-        return bool(self.guests) and self.number > self.members
+        return bool(self.visits) and self.number > self.members
 
     def lane_behind(self, after: int, fanout: Fanout, buffer: int) -> TopicLane:
         """Its followers, as they are to be told what comes after a version."""
