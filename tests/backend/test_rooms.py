@@ -122,6 +122,21 @@ def test_a_room_left_is_left(cluster: Cluster, process: Process) -> None:
         process.rooms.cast(two, ROOM, "e", 1)
 
 
+def test_a_room_that_all_have_left_is_served_no_more(cluster: Cluster, process: Process) -> None:
+    """What was to be told in a room when its last guest left is told to nobody."""
+    readers = entered(cluster, process, 2)
+    process.rooms.show(readers[0], ROOM, "begins the interval")
+    cluster.loop.turn()
+    process.figures.fanned.clear()
+    process.rooms.show(readers[0], ROOM, "gathered")
+    process.rooms.cast(readers[0], ROOM, "e", "said")
+    for reader in readers:
+        process.rooms.leave(reader, ROOM)
+        reader.left(ROOM)
+    cluster.loop.pass_time(2 * PRESENCE_INTERVAL)
+    assert process.figures.fanned == []
+
+
 def test_a_departed_guest_leaves_all_its_rooms(cluster: Cluster, process: Process) -> None:
     """The end of a connection leaves all its rooms; the loss of a scope those of that scope alone (I43)."""
     one, two = entered(cluster, process, 2)

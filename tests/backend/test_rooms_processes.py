@@ -145,6 +145,25 @@ def test_a_deaf_process_catches_up_when_told(cluster: Cluster) -> None:
     assert one.pictures[ROOM][one.session]["state"] == "unheard"
 
 
+def test_what_comes_late_changes_nothing(cluster: Cluster) -> None:
+    """What a process told of earlier takes nothing back, and makes nobody ask."""
+    here, there = cluster.start(), cluster.start()
+    one, two = joined(cluster, here), joined(cluster, there)
+    there.rooms.received(msgspec.json.encode({"type": "ask", "node": here.name, "of": there.name}))
+    cluster.loop.pass_time(BEAT)
+    late = [message for message in cluster.sent if msgspec.json.decode(message)["node"] == there.name]
+    assert set(tags(cluster)) >= {"beat", "delta", "whole"}
+    there.rooms.show(two, ROOM, "new")
+    cluster.loop.pass_time(SOON)
+    cluster.sent.clear()
+    one.frames.clear()
+    for message in late:
+        here.rooms.received(message)
+    cluster.loop.pass_time(SOON)
+    assert one.frames == []
+    assert set(tags(cluster)) <= {"beat"}
+
+
 def test_a_process_held_for_a_minute_comes_back(cluster: Cluster) -> None:
     """A process that was silent for too long is forgotten, and is back with its members within two beats."""
     here, there = cluster.start(), cluster.start()
