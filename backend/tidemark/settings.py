@@ -402,7 +402,7 @@ _BOUNDS: Final = (
     ("rooms_per_stream", 0, 1_000_000),
     ("room_members", 1, 1_000_000),
     ("room_state", 1, _BYTES["GiB"]),
-    ("max_state", 1, _BYTES["GiB"]),
+    ("max_state", 1, 512 * _KIB),
     ("max_payload", 1, 512 * _KIB),
     ("broadcast_rate", 0, 10**9),
     ("room_rate", 0, 10**9),
