@@ -80,3 +80,28 @@ async def test_one_who_goes_away_takes_nobody_along() -> None:
     await asyncio.sleep(0)
     leaving.cancel()
     assert await staying == {2: (4, 0)}
+
+
+async def test_a_look_up_that_is_cancelled_leaves_nobody_waiting() -> None:
+    """Those who asked, and those whose turn had not come, are cancelled with it; the next question is asked again."""
+    numbers = Numbers()
+    go_on = asyncio.Event()
+
+    async def load(keys: Collection[int]) -> dict[int, tuple[int, int]]:
+        found = await numbers.load(keys)
+        if not go_on.is_set():
+            await go_on.wait()
+            raise asyncio.CancelledError
+        return found
+
+    ask = Lookups(load)
+    waiting = [asyncio.create_task(ask([number])) for number in (1, 2)]
+    while not numbers.asked:  # noqa: ASYNC110  (it has no event)
+        await asyncio.sleep(0)
+    late = asyncio.create_task(ask([3]))
+    await asyncio.sleep(0)
+    go_on.set()
+    async with asyncio.timeout(5):
+        answers = await asyncio.gather(*waiting, late, return_exceptions=True)
+        assert [type(answer) for answer in answers] == [asyncio.CancelledError] * 3
+        assert await ask([4]) == {4: (16, 0)}
