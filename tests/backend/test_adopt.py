@@ -20,6 +20,8 @@ from tidemark.settings import variable
 from tidemark_protocol import digest
 
 ROWS = 5_000
+MANY = 4 * ROWS
+"""So many that there is time to interrupt."""
 WITH_TAGS = (
     SCHEMA
     + """
@@ -60,15 +62,15 @@ def test_rows_are_taken_while_a_writer_goes_on(database_url: str, tmp_path: Path
 
 def test_interrupted_and_repeated(database_url: str, tmp_path: Path) -> None:
     """Interrupted, it leaves nothing that differs, only what waits; repeated, it goes on where it was."""
-    shop = migrated(database_url, tmp_path, ROWS)
+    shop = migrated(database_url, tmp_path, MANY)
     running = begin_adopting(shop)
-    until(lambda: 0 < len(shop.feed()) < ROWS, running)
+    until(lambda: shop.sql("SELECT count(*) FROM sync_feed WHERE entity = 'orders'")[0][0], running)
     running.send_signal(signal.SIGINT)
     output, _ = running.communicate(timeout=60)
     assert (running.returncode, "interrupted" in output) == (130, True), output
     found = shop.doctor()
     assert found.code == 0, found
-    assert 0 < found.entities["orders"]["waiting"] < ROWS
+    assert 0 < found.entities["orders"]["waiting"] < MANY
     assert shop.run("adopt").exit_code == 0
     assert customers(shop) == shop.table()
 
