@@ -205,11 +205,14 @@ class Process:
         self.figures = Figures()
         self.readers = readers
         self.fanout = Fanout(few=1)
+        self.unsettled: set[str] = set()
+        """Scopes of which it is not known yet who lost them."""
         self.rooms = Rooms(
             node=name,
             send=send,
             limits=limits,
             fanout=self.fanout,
+            unsettled=self.unsettled.__contains__,
             monotonic=loop.time,
             meter=self.figures,
         )

@@ -203,6 +203,22 @@ def test_broadcasts_go_out_in_pieces_that_a_reader_can_take(cluster: Cluster, pr
     assert max(sizes) <= LIGHT + 1_000
 
 
+def test_a_room_is_silent_while_it_is_not_known_who_may_hear(cluster: Cluster, process: Process) -> None:
+    """What is said while members are looked up is heard by those who are left, and by them alone (I43, I44)."""
+    one, two, former = entered(cluster, process, 3)
+    process.unsettled.add(ROOM.partition("/")[0])
+    process.rooms.cast(one, ROOM, "e", "secret")
+    cluster.loop.pass_time(1)
+    assert (two.heard(), former.heard()) == ([], [])
+    process.rooms.depart(former, ROOM.partition("/")[0])
+    former.left(ROOM)
+    process.unsettled.clear()
+    process.rooms.settled(ROOM.partition("/")[0])
+    cluster.loop.pass_time(1)
+    assert (two.heard(), former.heard()) == (["secret"], [])
+    assert two.presence()[-1]["left"] == [former.session]
+
+
 def test_limits_of_rooms(cluster: Cluster) -> None:
     """Sessions and states of a room are bounded, and the rooms of a stream; who is refused changes nothing."""
     process = limited(cluster, room_members=2, room_state=20, rooms_per_stream=1)
