@@ -84,11 +84,12 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || tools/packages python3-venv
 	$(PYTHON) -m venv $(VENV)
 
+# The locks name everything: with --no-deps nothing is resolved again, and a newer release of something cannot upset that.
 $(VENV)/.run: requirements/run.txt pyproject.toml | $(BIN)/python
-	$(PIP) --require-hashes -r requirements/run.txt
+	$(PIP) --no-deps --require-hashes -r requirements/run.txt
 	$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(VENV)/.dev: requirements/dev.txt $(VENV)/.run
-	$(PIP) --require-hashes -r requirements/dev.txt
+	$(PIP) --no-deps --require-hashes -r requirements/dev.txt
 	@touch $@
