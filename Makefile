@@ -24,7 +24,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input install --qui
 COMPILE := UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --universal --generate-hashes \
 	--python-version 3.11 pyproject.toml
 
-.PHONY: help setup serve test lint demo bench lock secrets clean packages
+.PHONY: help setup serve test lint demo bench generate lock secrets clean packages
 
 help:  ## List the targets.
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
@@ -49,6 +49,9 @@ demo: $(VENV)/.dev  ## Watch two devices edit the same rows offline and come to 
 
 bench: setup bench/socketio/node_modules  ## Measure the service beside the limit of the same database, and socket.io.
 	@$(BIN)/python -m bench
+
+generate: $(VENV)/.dev  ## Write again what is made from other files: the TypeScript of the protocol and the examples.
+	@$(BIN)/python -m tools.generate
 
 lock: $(VENV)/.dev  ## Lock the versions again (UPGRADE=--upgrade takes the newest).
 	$(COMPILE) $(UPGRADE) --group build -o requirements/run.txt

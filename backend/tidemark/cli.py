@@ -23,6 +23,7 @@ from tidemark_protocol.model import Declaration
 from . import log, plugin
 from .admin.adoption import adopt, release_command
 from .admin.clients import clients
+from .admin.codegen.command import codegen
 from .admin.doctor import doctor
 from .admin.options import Faults, database_option, end, schema_option, settings_of
 from .admin.why import why
@@ -58,7 +59,7 @@ def main() -> None:
     """
 
 
-for _command in (adopt, clients, doctor, release_command, why):
+for _command in (adopt, clients, codegen, doctor, release_command, why):
     main.add_command(_command)
 
 

@@ -1,0 +1,1 @@
+"""Code from a declaration: `tidemark codegen`."""

@@ -1,0 +1,146 @@
+/** React hooks over a database; `TidemarkProvider` says over which. */
+
+import type { Collection, Table } from "dexie";
+import { useLiveQuery } from "dexie-react-hooks";
+import {
+  createContext,
+  createElement,
+  type ReactNode,
+  useContext,
+  useEffect,
+  useRef,
+  useState,
+  useSyncExternalStore,
+} from "react";
+
+import type { Members } from "./protocol/clientRooms.ts";
+import type { Json } from "./protocol/model.ts";
+import type { Letter, Letters } from "./store/letters.ts";
+import type { Presence, Room, Said } from "./sync/rooms.ts";
+import type { Observed, Status } from "./sync/status.ts";
+import type { Outgoing, Tidemark } from "./tidemark.ts";
+
+const Context = createContext<Tidemark | null>(null);
+
+/** Give the components below a database. */
+export function TidemarkProvider({ db, children }: { db: Tidemark; children?: ReactNode }): ReactNode {
+  return createElement(Context, { value: db }, children);
+}
+
+/** The database of the provider above. */
+export function useTidemark(): Tidemark {
+  const db = useContext(Context);
+  if (db === null) throw new Error("there is no <TidemarkProvider> above this component");
+  return db;
+}
+
+/** Rows of a table, as they change; undefined while loading. `deps` name what `query` depends on besides. */
+export function useRows<Row, Key>(
+  name: string,
+  query?: (table: Table<Row, Key>) => Collection<Row, Key> | Promise<Row[]>,
+  deps: unknown[] = [],
+): Row[] | undefined {
+  const db = useTidemark();
+  return useLiveQuery(() => {
+    const table = db.table<Row, Key>(name);
+    const found = query ? query(table) : table.toCollection();
+    return "toArray" in found ? found.toArray() : found;
+  }, [db, name, ...deps]);
+}
+
+/** The row with this key, as it changes; undefined while loading, null if there is none. */
+export function useRow<Row, Key>(name: string, key: Key | null | undefined): Row | null | undefined {
+  const db = useTidemark();
+  return useLiveQuery(
+    async () => (key === null || key === undefined ? null : ((await db.table<Row, Key>(name).get(key)) ?? null)),
+    [db, name, JSON.stringify(key)],
+  );
+}
+
+function useObserved<T>(observed: Observed<T>): T {
+  return useSyncExternalStore(
+    observed.subscribe,
+    () => observed.value,
+    () => observed.value,
+  );
+}
+
+/** How synchronisation stands. */
+export function useSyncStatus(): Status {
+  return useObserved(useTidemark().status);
+}
+
+/** What the service has not answered yet; undefined while loading. */
+export function useOutbox(): Outgoing[] | undefined {
+  const db = useTidemark();
+  return useLiveQuery(() => db.outgoing(), [db]);
+}
+
+/** What was rejected (undefined while loading), and what may be done about it. */
+export function useRejected(): { letters: Letter[] | undefined } & Pick<
+  Letters,
+  "retry" | "edit" | "discard" | "export"
+> {
+  const db = useTidemark();
+  const letters = useLiveQuery(() => db.rejected.list(), [db]);
+  const { rejected } = db;
+  return {
+    letters,
+    retry: (seq) => rejected.retry(seq),
+    edit: (seq, changes) => rejected.edit(seq, changes),
+    discard: (seq) => rejected.discard(seq),
+    export: () => rejected.export(),
+  };
+}
+
+/** A room as a component is in it. */
+export interface RoomView extends Presence {
+  /** Show another state, until the one given to the hook changes. */
+  show(state: Json): void;
+  broadcast(event: string, payload?: Json): void;
+}
+
+/** Be in a room for as long as the component is there (null: in none), showing `state`; hear what others say. */
+export function useRoom(
+  name: string | null,
+  state: Json = null,
+  listeners: Readonly<Record<string, (said: Said) => void>> = {},
+): RoomView {
+  const db = useTidemark();
+  const [room, setRoom] = useState<Room | null>(null);
+  const latest = useRef({ state, listeners });
+  latest.current = { state, listeners };
+  useEffect(() => {
+    if (name === null) return;
+    const entered = db.room(name, latest.current.state);
+    setRoom(entered);
+    return () => {
+      setRoom(null);
+      entered.leave();
+    };
+  }, [db, name]);
+  const shown = JSON.stringify(state);
+  useEffect(() => room?.show(JSON.parse(shown) as Json), [room, shown]);
+  const events = JSON.stringify(Object.keys(listeners).sort());
+  useEffect(() => {
+    const offs = (JSON.parse(events) as string[]).map((event) =>
+      room?.on(event, (said) => latest.current.listeners[event]?.(said)),
+    );
+    return () => {
+      for (const off of offs) off?.();
+    };
+  }, [room, events]);
+  const presence = useObserved(room?.presence ?? NOWHERE);
+  return {
+    ...presence,
+    show: (next) => room?.show(next),
+    broadcast: (event, payload) => room?.broadcast(event, payload),
+  };
+}
+
+const NOWHERE: Observed<Presence> = { value: { members: {}, problem: null }, subscribe: () => () => undefined };
+
+/** Who is in a room, by session; one's own device included. */
+export function usePresence(name: string | null, state: Json = null): Members {
+  return useRoom(name, state).members;
+}

@@ -1,0 +1,275 @@
+/** What the replica holds of the server's state, and how runs change it (SPEC 5, "Applying runs"). */
+
+import type { Change, Changes, Run } from "../generated/messages.ts";
+import { reading } from "../protocol/clock.ts";
+import { MODULUS, ofRows, term, text } from "../protocol/digest.ts";
+import { rowName } from "../protocol/outbox.ts";
+import { type Apply, judge, NOTHING } from "../protocol/replica.ts";
+import { parseScope, scopeId } from "../protocol/rows.ts";
+import type { Declared, LocalKey } from "./entities.ts";
+import {
+  BASE,
+  type BaseRecord,
+  OUTBOX,
+  type OutboxRecord,
+  type Row,
+  SCOPE,
+  type ScopeRecord,
+  targetOf,
+} from "./records.ts";
+import { redraw } from "./redraw.ts";
+import type { Inside, Store } from "./store.ts";
+
+const ANY_NODE = "f".repeat(16);
+const LAST_COUNTER = 0xffff;
+
+/** What became of a run. */
+export interface Applied {
+  readonly changes: number;
+  /** Something before it is missing. */
+  readonly mustPull: boolean;
+  /** The digest was not the server's, and the scope's watermark has been dropped: pull it anew, report it. */
+  readonly faulty: boolean;
+  /** Versions heard of before mean nothing any more. */
+  readonly reset: boolean;
+}
+
+export class Replica {
+  readonly #store: Store;
+
+  constructor(store: Store) {
+    this.#store = store;
+  }
+
+  /** What to tell the server that this replica holds. */
+  async watermark(): Promise<Record<string, string>> {
+    const held = await this.standings();
+    return Object.fromEntries(held.flatMap(({ scope, watermark }) => (watermark === null ? [] : [[scope, watermark]])));
+  }
+
+  standings(): Promise<ScopeRecord[]> {
+    return this.#store.read([], (inside) => inside.all<ScopeRecord>(SCOPE));
+  }
+
+  /** Apply a run: rows, watermark, and the pending edits put back on top, in one transaction; `clock` came with it. */
+  apply(run: Run | Changes, asked: boolean, clock: string | null = null): Promise<Applied> {
+    return this.#store.write(this.#tablesOf(run.scope), async (inside) => {
+      if (clock !== null) await inside.observe(clock);
+      const held = await inside.get<ScopeRecord>(SCOPE, run.scope);
+      const step = judge(held ?? NOTHING, run, asked);
+      if (step.kind !== "apply") return { changes: 0, mustPull: step.kind === "pull", faulty: false, reset: false };
+      return new Applying(this.#store, inside, run.scope).carryOut(step, held);
+    });
+  }
+
+  /** Drop a scope's watermark: the next pull brings it anew and replaces its rows. */
+  async forget(scope: string): Promise<void> {
+    await this.#store.write([], async (inside) => {
+      const held = await inside.get<ScopeRecord>(SCOPE, scope);
+      if (held !== undefined) await inside.put(SCOPE, [{ ...held, watermark: null, to: 0 }]);
+    });
+  }
+
+  /** Delete what came from a scope that may not be read any more; its mutations are parked apart. */
+  async revoke(scope: string): Promise<void> {
+    await this.#store.write(this.#tablesOf(scope), async (inside) => {
+      const applying = new Applying(this.#store, inside, scope);
+      await applying.lapse();
+      await applying.redrawAfter(await applying.drop());
+      await inside.remove(SCOPE, [scope]);
+    });
+  }
+
+  /** What was applied in a scope that may not be read is never brought back by a pull. */
+  async lapseBeyond(readable: readonly string[]): Promise<void> {
+    const all = await this.#store.read([], (inside) => inside.all<OutboxRecord>(OUTBOX, { index: "[scope+awaits]" }));
+    for (const scope of new Set(all.map((record) => record.scope))) {
+      if (readable.includes(scope)) continue;
+      await this.#store.write(this.#tablesOf(scope), async (inside) => {
+        const applying = new Applying(this.#store, inside, scope);
+        await redraw(this.#store, inside, await applying.lapse());
+      });
+    }
+  }
+
+  /** The digest of the rows as they lie on the disk, beside what their changes came to. */
+  async verify(scope: string): Promise<{ computed: string; kept: string }> {
+    return this.#store.read([], async (inside) => {
+      const prefix = `${scope}/`;
+      const bases = await inside.all<BaseRecord>(BASE, { from: prefix, below: afterPrefix(prefix) });
+      const held = await inside.get<ScopeRecord>(SCOPE, scope);
+      const rows = bases.map(({ name, version }): [string, string, number] => {
+        const [entity = "", row = ""] = name.slice(prefix.length).split("/");
+        return [entity, row, version];
+      });
+      return { computed: ofRows(rows), kept: text(held?.live ?? 0, held?.total ?? 0) };
+    });
+  }
+
+  #tablesOf(scope: string): string[] {
+    return this.#store.ofKind(parseScope(scope)[0]).map(({ name }) => name);
+  }
+}
+
+/** One scope within one transaction. */
+class Applying {
+  readonly #store: Store;
+  readonly #inside: Inside;
+  readonly #scope: string;
+  readonly #id: string;
+
+  constructor(store: Store, inside: Inside, scope: string) {
+    this.#store = store;
+    this.#inside = inside;
+    this.#scope = scope;
+    this.#id = scopeId(scope);
+  }
+
+  async carryOut(step: Apply, held: ScopeRecord | undefined): Promise<Applied> {
+    const dropped = step.replace ? await this.drop() : [];
+    const released = step.reset ? await this.lapse() : await this.#release(step.copy.to);
+    const start = step.replace || held === undefined ? { live: 0, total: 0 } : held;
+    const { live, total, drawn } = await this.#write(step, start);
+    await this.redrawAfter([...dropped, ...released, ...drawn]);
+    const faulty = step.digest !== null && step.digest !== text(live, total);
+    const copy = faulty ? { ...NOTHING, highest: step.copy.highest } : step.copy;
+    await this.#inside.put(SCOPE, [{ scope: this.#scope, ...copy, live, total }]);
+    return { changes: step.changes.length, mustPull: false, faulty, reset: step.reset };
+  }
+
+  /** Take all of the scope's rows away; which rows then have to be drawn again. */
+  async drop(): Promise<string[]> {
+    const inside = this.#inside;
+    const prefix = `${this.#scope}/`;
+    for (const table of this.#store.ofKind(parseScope(this.#scope)[0])) {
+      const keys = await inside.keys<LocalKey>(table.name, { index: table.scopeColumn, is: this.#id });
+      await inside.remove(table.name, keys);
+    }
+    await inside.clear(BASE, { from: prefix, below: afterPrefix(prefix) });
+    // What stood behind a row of this scope, and what is pending in it, shows again.
+    const hidden = await inside.all<BaseRecord>(BASE, { index: "hidden" });
+    const outbox = await inside.all<OutboxRecord>(OUTBOX);
+    return [
+      ...hidden.flatMap((base) => base.hidden ?? []),
+      ...outbox.filter(({ scope }) => scope === this.#scope).map(({ target }) => target),
+    ];
+  }
+
+  /** After a reset or revocation versions awaited mean nothing any more; the rows concerned. */
+  lapse(): Promise<string[]> {
+    return this.#release(Number.MAX_SAFE_INTEGER);
+  }
+
+  /** The replica has reached a version: what was applied up to it need not stay on top; the rows concerned. */
+  async #release(version: number): Promise<string[]> {
+    const reached = { index: "[scope+awaits]", from: [this.#scope, 0], upTo: [this.#scope, version] };
+    const done = await this.#inside.all<OutboxRecord>(OUTBOX, reached);
+    await this.#inside.remove(
+      OUTBOX,
+      done.map(({ seq }) => seq),
+    );
+    return done.map(({ target }) => target);
+  }
+
+  redrawAfter(targets: string[]): Promise<void> {
+    return redraw(this.#store, this.#inside, targets);
+  }
+
+  /** Write row states; the digest's parts afterwards, and the rows that show more than just these. */
+  async #write(step: Apply, start: { live: number; total: number }) {
+    const { changes } = step;
+    const names = changes.map(({ entity, row }) => rowName(this.#scope, entity, row));
+    const held = step.replace ? [] : await this.#inside.getMany<BaseRecord>(BASE, names);
+    let { live, total } = start;
+    for (const [at, { entity, row, version, doc }] of changes.entries()) {
+      const before = held[at];
+      if (before !== undefined) {
+        live -= 1;
+        total -= term(entity, row, before.version);
+      }
+      if (doc !== null) {
+        live += 1;
+        total += term(entity, row, version);
+      }
+    }
+    const shared = await this.#shared(changes);
+    const bases = changes.flatMap(({ entity, row, version, doc }, at): BaseRecord[] => {
+      if (doc === null) return [];
+      const name = names[at] as string;
+      const target = targetOf(entity, row);
+      return [shared.has(target) ? { name, version, doc, hidden: target } : { name, version }];
+    });
+    await this.#inside.put(BASE, bases);
+    await this.#inside.remove(
+      BASE,
+      changes.flatMap(({ doc }, at) => (doc === null && held[at] !== undefined ? [names[at]] : [])),
+    );
+    await this.#writeRows(changes.filter(({ entity, row }) => !shared.has(targetOf(entity, row))));
+    await this.#see(changes);
+    return { live, total: ((total % MODULUS) + MODULUS) % MODULUS, drawn: [...shared] };
+  }
+
+  async #writeRows(changes: readonly Change[]): Promise<void> {
+    const puts = new Map<Declared, Row[]>();
+    const deletes = new Map<Declared, LocalKey[]>();
+    for (const { entity, row, doc } of changes) {
+      const table = this.#store.entities.get(entity);
+      if (table === undefined) continue;
+      if (doc === null) append(deletes, table, table.localKey(this.#id, row));
+      else append(puts, table, table.rowFrom(this.#id, doc));
+    }
+    for (const [{ name }, keys] of deletes) await this.#inside.remove(name, keys);
+    for (const [{ name }, rows] of puts) await this.#inside.put(name, rows);
+  }
+
+  /** Rows that are not just what this scope's server says: with mutations on top, or in another scope as well. */
+  async #shared(changes: readonly Change[]): Promise<Set<string>> {
+    const found = new Set<string>();
+    const inside = this.#inside;
+    if ((await inside.count(OUTBOX)) > 0) {
+      await Promise.all(
+        changes.map(async ({ entity, row }) => {
+          const target = targetOf(entity, row);
+          if ((await inside.count(OUTBOX, { index: "target", is: target })) > 0) found.add(target);
+        }),
+      );
+    }
+    const [kind] = parseScope(this.#scope);
+    const scopes = await inside.keys<string>(SCOPE);
+    if (!scopes.some((scope) => scope !== this.#scope && scope.startsWith(`${kind}:`))) return found;
+    for (const table of this.#store.ofKind(kind)) {
+      const own = table.entity.key.per_scope ? [] : changes.filter(({ entity }) => entity === table.name);
+      const rows = await inside.getMany<Row>(
+        table.name,
+        own.map(({ row }) => table.localKey(this.#id, row)),
+      );
+      for (const [at, { row, doc }] of own.entries()) {
+        const shown = rows[at];
+        const elsewhere = shown !== undefined && shown[table.scopeColumn] !== this.#id;
+        if (elsewhere || doc === null) found.add(targetOf(table.name, row));
+      }
+    }
+    return found;
+  }
+
+  /** Writes made after these rows are seen win over them, even if the answer is cut off before its `clock`. */
+  async #see(changes: readonly Change[]): Promise<void> {
+    let latest = "";
+    for (const { doc } of changes) {
+      const time = doc?.updated_at;
+      if (typeof time === "string" && time > latest) latest = time;
+    }
+    if (latest !== "") await this.#inside.observe(reading(Date.parse(latest), LAST_COUNTER, ANY_NODE));
+  }
+}
+
+/** The first key above all that begin with `scope/`. */
+function afterPrefix(prefix: string): string {
+  return `${prefix.slice(0, -1)}0`;
+}
+
+function append<K, V>(lists: Map<K, V[]>, key: K, value: V): void {
+  const list = lists.get(key);
+  if (list === undefined) lists.set(key, [value]);
+  else list.push(value);
+}

@@ -1,0 +1,123 @@
+/** Who this replica is and whose (SPEC 1): one user at a time; what others have not sent is kept aside. */
+
+import {
+  BASE,
+  LETTERS,
+  type LetterRecord,
+  META,
+  OUTBOX,
+  type OutboxRecord,
+  type ReplicaRecord,
+  type Row,
+  SCOPE,
+  SHELF,
+  type ShelfRecord,
+} from "./records.ts";
+import { redraw } from "./redraw.ts";
+import type { Inside, Store } from "./store.ts";
+
+/** How many rows are brought into another shape in one transaction. */
+const SLICE = 1_000;
+
+/** Who this replica is, made up where it is new. */
+export function identify(store: Store, user: string | null): Promise<{ replica: ReplicaRecord; fresh: boolean }> {
+  const { chance, declaration } = store;
+  return store.write([], async (inside) => {
+    const found = await inside.get<ReplicaRecord>(META, "replica");
+    if (found !== undefined) return { replica: found, fresh: false };
+    const { schema } = declaration;
+    const replica: ReplicaRecord = {
+      name: "replica",
+      client: chance.uuid(),
+      user,
+      clock: null,
+      offset: null,
+      schema,
+      synced: null,
+    };
+    await inside.put(META, [replica]);
+    return { replica, fresh: true };
+  });
+}
+
+/**
+ * Make this the replica of `user`. Of another user before, rows go, and outbox and dead letters are set aside until
+ * that user is back: never sent by anybody else, never shown to anybody else.
+ */
+export function become(store: Store, user: string): Promise<ReplicaRecord> {
+  const tables = [...store.entities.keys()];
+  return store.write(tables, async (inside) => {
+    const before = await inside.replica();
+    if (before.user === user) return before;
+    if (before.user !== null) {
+      await setAside(inside, before.user);
+      for (const name of [...tables, BASE, SCOPE]) await inside.clear(name);
+    }
+    const client = before.user === null ? before.client : store.chance.uuid();
+    const replica: ReplicaRecord = { ...before, client, user, synced: null };
+    await inside.put(META, [replica]);
+    await takeBack(store, inside, user);
+    return replica;
+  });
+}
+
+async function setAside(inside: Inside, user: string): Promise<void> {
+  const records = await inside.all<OutboxRecord>(OUTBOX);
+  const letters = await inside.all<LetterRecord>(LETTERS);
+  const pending = records.filter(({ awaits }) => awaits === undefined);
+  // The readings that go out of the outbox are not issued again, whoever writes next.
+  const highest = records
+    .map(({ at }) => at)
+    .sort()
+    .at(-1);
+  if (highest !== undefined) await inside.observe(highest);
+  const shelf: ShelfRecord[] = [
+    ...pending.map((mutation) => ({ user, mutation, letter: null })),
+    ...letters.map((letter) => ({ user, mutation: null, letter })),
+  ];
+  await inside.add(SHELF, shelf);
+  await inside.clear(OUTBOX);
+  await inside.clear(LETTERS);
+}
+
+async function takeBack(store: Store, inside: Inside, user: string): Promise<void> {
+  const shelf = await inside.all<Required<ShelfRecord>>(SHELF, { index: "user", is: user });
+  const mutations = shelf.flatMap(({ mutation }) => (mutation === null ? [] : [mutation]));
+  await inside.put(OUTBOX, mutations);
+  await inside.put(
+    LETTERS,
+    shelf.flatMap(({ letter }) => (letter === null ? [] : [letter])),
+  );
+  await inside.remove(
+    SHELF,
+    shelf.map(({ id }) => id),
+  );
+  await redraw(
+    store,
+    inside,
+    mutations.map(({ target }) => target),
+  );
+}
+
+/** Rows kept under another schema number take the shape that this app declares, until the pull brings them anew. */
+export async function reshape(store: Store): Promise<void> {
+  const { schema } = store.declaration;
+  const kept = await store.read([], (inside) => inside.replica());
+  if (kept.schema === schema) return;
+  for (const table of store.entities.values()) {
+    let after: unknown;
+    do {
+      after = await store.write([table.name], async (inside) => {
+        const where = { limit: SLICE, ...(after === undefined ? {} : { above: after as string }) };
+        const keys = await inside.keys<string>(table.name, where);
+        const rows = await inside.all<Row>(table.name, where);
+        await inside.put(
+          table.name,
+          rows.map((row) => table.rowFrom(String(row[table.scopeColumn]), row)),
+        );
+        return keys.at(-1);
+      });
+    } while (after !== undefined);
+  }
+  await store.write([], async (inside) => inside.put(META, [{ ...(await inside.replica()), schema }]));
+}

@@ -1,0 +1,104 @@
+/** Pulls: streamed until caught up, or one page at a time where the stream cannot be had (SPEC 5). */
+
+import type { PullResponse, Run, Trailer } from "../generated/messages.ts";
+import { META } from "../store/records.ts";
+import { Temporary } from "./faults.ts";
+import type { Peer } from "./peer.ts";
+
+/** Changes in one line of a streamed pull; each line is one transaction, so that readers get their turn. */
+const PAGE = 1_000;
+/** Seconds that the service may hold a poll. */
+const WAIT = 25;
+
+/** How far the first synchronisation has got, in versions. */
+export interface Progress {
+  readonly done: number;
+  readonly total: number;
+}
+
+export class Puller {
+  readonly #peer: Peer;
+  readonly #onProgress: (progress: Progress | null) => void;
+  /** How many resets there have been: answers to requests from before one mean less (SPEC 5). */
+  resets = 0;
+  #heads = new Map<string, Progress>();
+
+  constructor(peer: Peer, onProgress: (progress: Progress | null) => void) {
+    this.#peer = peer;
+    this.#onProgress = onProgress;
+  }
+
+  /** Take in all that is new; a scope whose digest is wrong is pulled anew, once. */
+  async pull(): Promise<void> {
+    const first = (await this.#peer.replica.standings()).length === 0;
+    this.#heads = new Map();
+    try {
+      if (first) this.#onProgress({ done: 0, total: 0 });
+      if ((await this.#once(first)) > 0 && (await this.#once(first)) > 0) {
+        throw new Temporary("a digest is not the service's, even after a new pull");
+      }
+    } finally {
+      if (first) this.#onProgress(null);
+    }
+  }
+
+  /** Wait for something new, and take it in. */
+  async poll(signal: AbortSignal): Promise<void> {
+    const answer: PullResponse = await this.#peer.server.poll({ ...(await this.#request()), wait: WAIT }, signal);
+    for (const run of answer.scopes) await this.#take(run);
+    await this.#finish(answer, !answer.more);
+  }
+
+  async #request() {
+    const { store, replica, scopes } = this.#peer;
+    const { client } = await store.read([], (inside) => inside.replica());
+    const { schema } = store.declaration;
+    return { client, schema, watermark: await replica.watermark(), scopes: scopes && [...scopes], limit: PAGE };
+  }
+
+  /** One streamed pull; how many scopes have to be pulled again. */
+  async #once(first: boolean): Promise<number> {
+    let faulty = 0;
+    for await (const item of this.#peer.server.pull(await this.#request())) {
+      if ("readable" in item) await this.#finish(item, true);
+      else {
+        if (await this.#take(item)) faulty += 1;
+        if (first) this.#tell(item);
+      }
+    }
+    return faulty;
+  }
+
+  async #take(run: Run): Promise<boolean> {
+    const { replica, report } = this.#peer;
+    const { mustPull, faulty, reset } = await replica.apply(run, true);
+    if (mustPull) throw new Temporary(`something of ${run.scope} is missing in the service's answer`);
+    if (reset) this.resets += 1;
+    if (faulty)
+      report({ code: "digest", message: `the digest of ${run.scope} is not the service's: it is pulled anew` });
+    return faulty;
+  }
+
+  #tell({ scope, to, head }: Run): void {
+    this.#heads.set(scope, { done: to, total: head });
+    const all = [...this.#heads.values()];
+    const sum = (part: (progress: Progress) => number) => all.reduce((total, progress) => total + part(progress), 0);
+    this.#onProgress({ done: sum(({ done }) => done), total: sum(({ total }) => total) });
+  }
+
+  async #finish({ clock, readable, revoked }: Trailer, complete: boolean): Promise<void> {
+    const { store, replica, around } = this.#peer;
+    await store.write([], async (inside) => {
+      await inside.observe(clock);
+      if (complete) await inside.put(META, [{ ...(await inside.replica()), synced: around.now() }]);
+    });
+    if (this.#peer.scopes === null) await replica.lapseBeyond(readable);
+    for (const scope of revoked) await this.revoke(scope);
+  }
+
+  /** A scope may not be read any more: its rows go, its unsent mutations become dead letters. */
+  async revoke(scope: string): Promise<void> {
+    await this.#peer.outbox.parkScope(scope);
+    await this.#peer.replica.revoke(scope);
+  }
+}

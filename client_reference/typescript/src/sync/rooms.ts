@@ -1,0 +1,209 @@
+/**
+ * Rooms (SPEC 6): who is there, what they show, what they say, never stored.
+ *
+ * The leading tab has the connection, so the tabs of one device are one session, which shows the state set last in any
+ * of them; what one tab broadcasts, the others hear from their own session.
+ */
+
+import { gather, type Members } from "../protocol/clientRooms.ts";
+import type { Json } from "../protocol/model.ts";
+import { sameValue } from "../protocol/paths.ts";
+import { scopeOf } from "../protocol/rooms.ts";
+import type { Engine } from "./engine.ts";
+import { type Observed, Watched } from "./status.ts";
+import type { RoomEvent, RoomWish, Tabs } from "./tabs.ts";
+
+/** What somebody else said. */
+export interface Said {
+  readonly session: string;
+  readonly user: string;
+  readonly payload: Json;
+}
+
+/** Who is in a room, by session, this device's own included; `problem`: why one is not in it, a code of SPEC 6. */
+export interface Presence {
+  readonly members: Members;
+  readonly problem: string | null;
+}
+
+/** One stay in a room, from `Tidemark.room` to `leave`. */
+export interface Room {
+  readonly name: string;
+  /** Who is there, and what each shows. */
+  readonly presence: Observed<Presence>;
+  /** Show another state, at most 4 KiB of JSON. */
+  show(state: Json): void;
+  /** Say something to the others; lost where there is no connection. */
+  broadcast(event: string, payload?: Json): void;
+  /** Call back for each `event` that others say, until the result is called. */
+  on(event: string, listener: (said: Said) => void): () => void;
+  leave(): void;
+}
+
+/** A room as one tab knows it; there may be several stays in it. */
+class Here {
+  readonly presence = new Watched<Presence>({ members: {}, problem: null });
+  readonly listeners = new Set<{ event: string; tell: (said: Said) => void }>();
+  state: Json;
+  stays = 0;
+
+  constructor(state: Json) {
+    this.state = state;
+  }
+}
+
+/** The rooms of one tab. */
+export class Rooms {
+  readonly #tabs: Tabs;
+  readonly #desk: Desk;
+  readonly #here = new Map<string, Here>();
+
+  constructor(tabs: Tabs, desk: Desk) {
+    this.#tabs = tabs;
+    this.#desk = desk;
+  }
+
+  /** Be in a room; Rejection `malformed` for what names none. */
+  enter(name: string, state: Json): Room {
+    scopeOf(name);
+    const here = this.#here.get(name) ?? new Here(state);
+    this.#here.set(name, here);
+    here.stays += 1;
+    here.state = state;
+    this.#wish({ op: "join", room: name, state });
+    return this.#stay(name, here);
+  }
+
+  /** A leader took office: it is told where this tab is. */
+  announce(): void {
+    for (const [room, { state }] of this.#here) this.#wish({ op: "join", room, state });
+  }
+
+  /** Nobody is connected any more: who was there is not known. */
+  dim(): void {
+    for (const here of this.#here.values()) here.presence.set({ members: {}, problem: null });
+  }
+
+  heard(event: RoomEvent): void {
+    const here = event.room === null ? undefined : this.#here.get(event.room);
+    if (here === undefined) return;
+    if (event.kind === "gathered")
+      here.presence.set({ members: gather(here.presence.value.members, event), problem: null });
+    else if (event.kind === "refused") here.presence.set({ ...here.presence.value, problem: event.code });
+    else this.#tell(here, event.event, event);
+  }
+
+  #tell(here: Here, event: string, said: Said): void {
+    for (const listener of [...here.listeners]) if (listener.event === event) listener.tell(said);
+  }
+
+  #stay(name: string, here: Here): Room {
+    let left = false;
+    const mine = new Set<() => void>();
+    return {
+      name,
+      presence: here.presence,
+      show: (state) => {
+        if (left || sameValue(here.state, state)) return;
+        here.state = state;
+        this.#wish({ op: "show", room: name, state });
+      },
+      broadcast: (event, payload = null) => {
+        if (!left) this.#wish({ op: "broadcast", room: name, event, payload });
+      },
+      on: (event, tell) => {
+        const listener = { event, tell };
+        const off = () => {
+          here.listeners.delete(listener);
+          mine.delete(off);
+        };
+        here.listeners.add(listener);
+        mine.add(off);
+        return off;
+      },
+      leave: () => {
+        if (left) return;
+        left = true;
+        for (const off of mine) off();
+        here.stays -= 1;
+        if (here.stays > 0) return;
+        this.#here.delete(name);
+        this.#wish({ op: "leave", room: name });
+      },
+    };
+  }
+
+  #wish(wish: RoomWish): void {
+    if (this.#tabs.leading) this.#desk.take(this.#tabs.id, wish);
+    else this.#tabs.send({ t: "wish", tab: this.#tabs.id, wish });
+  }
+}
+
+/** In the leading tab: what all tabs want of rooms, as one session. */
+export class Desk {
+  readonly #engine: Engine;
+  readonly #tell: (event: RoomEvent, except: string | null) => void;
+  /** By room, the tabs that are in it. */
+  readonly #tabs = new Map<string, Set<string>>();
+  /** By room, who is there: for a tab that joins later. */
+  readonly #members = new Map<string, Members>();
+
+  /** `tell` all tabs but one what happens in rooms. */
+  constructor(engine: Engine, tell: (event: RoomEvent, except: string | null) => void) {
+    this.#engine = engine;
+    this.#tell = tell;
+  }
+
+  take(tab: string, wish: RoomWish): void {
+    const { room } = wish;
+    const tabs = this.#tabs.get(room) ?? new Set();
+    switch (wish.op) {
+      case "join":
+        this.#join(tab, room, wish.state, tabs);
+        return;
+      case "leave":
+        if (tabs.delete(tab) && tabs.size === 0) this.#close(room);
+        return;
+      case "show":
+        this.#engine.show(room, wish.state);
+        return;
+      case "broadcast":
+        this.#engine.broadcast(room, wish.event, wish.payload);
+        this.#tell({ kind: "heard", room, session: "", user: "", event: wish.event, payload: wish.payload }, tab);
+        return;
+      default:
+        wish satisfies never;
+    }
+  }
+
+  /** Tell all tabs what the service says of a room. */
+  pass(event: RoomEvent): void {
+    if (event.kind === "gathered") this.#members.set(event.room, gather(this.#members.get(event.room) ?? {}, event));
+    this.#tell(event, null);
+  }
+
+  /** A tab is gone. */
+  gone(tab: string): void {
+    for (const [room, tabs] of this.#tabs) if (tabs.delete(tab) && tabs.size === 0) this.#close(room);
+  }
+
+  /** The connection has ended: whoever was there is met anew. */
+  forget(): void {
+    this.#members.clear();
+  }
+
+  #join(tab: string, room: string, state: Json, tabs: Set<string>): void {
+    const known = this.#members.get(room);
+    tabs.add(tab);
+    this.#tabs.set(room, tabs);
+    this.#engine.join(room, state);
+    // The service answers with all members again; a tab that comes later need not wait for it.
+    if (known) this.#tell({ kind: "gathered", room, members: known, joined: {}, changed: {}, left: [] }, null);
+  }
+
+  #close(room: string): void {
+    this.#tabs.delete(room);
+    this.#members.delete(room);
+    this.#engine.leave(room);
+  }
+}

@@ -1,0 +1,444 @@
+/** The database: Dexie's, with tables that are synchronised. */
+
+import Dexie, { type DexieOptions, liveQuery, type Table } from "dexie";
+
+import { askForPush } from "./background.ts";
+import { TidemarkError } from "./errors.ts";
+import { watchPage } from "./page.ts";
+import { text } from "./protocol/digest.ts";
+import type { Fields, Json } from "./protocol/model.ts";
+import type { Schema, TableTypes } from "./schema.ts";
+import { Capture } from "./store/capture.ts";
+import { type Letter, Letters } from "./store/letters.ts";
+import { Outbox, type Waiting } from "./store/outbox.ts";
+import { META, STORES } from "./store/records.ts";
+import { Replica } from "./store/replica.ts";
+import { Store } from "./store/store.ts";
+import { become, identify, reshape } from "./store/users.ts";
+import { Engine } from "./sync/engine.ts";
+import type { Peer, Report } from "./sync/peer.ts";
+import { Desk, type Room, Rooms } from "./sync/rooms.ts";
+import { Server } from "./sync/server.ts";
+import { AT_REST, type Observed, type Standing, type Status, Watched } from "./sync/status.ts";
+import { browser, type Surroundings } from "./sync/surroundings.ts";
+import { type Message, Tabs } from "./sync/tabs.ts";
+import { type FetchToken, Tokens } from "./sync/tokens.ts";
+
+/** How long the first opening on a device waits to learn whose it is (ms). */
+const SIGN_IN_PATIENCE = 10_000;
+
+export interface Options<T> {
+  /** Where the service is: `https://sync.example.org`, or `/` for the page's own origin. */
+  readonly url: string;
+  /** What `tidemark codegen typescript` wrote. */
+  readonly schema: Schema<T>;
+  /** A JWT of whoever is signed in; null if nobody is. Asked again before one runs out. */
+  readonly fetchToken: FetchToken;
+  /** Of the IndexedDB database; `tidemark` when left out. */
+  readonly name?: string;
+  /** Tables of the app's own that stay on the device, as Dexie declares them. */
+  readonly local?: Readonly<Record<string, string>>;
+  /** The scopes to keep on this device; all that may be read when left out. */
+  readonly scopes?: readonly string[];
+  /** Whether to synchronise from the start; else `resume()` begins. True when left out. */
+  readonly start?: boolean;
+  /** Whether to ask the browser to keep the data. True when left out. */
+  readonly persist?: boolean;
+  /** How long the first opening on a device waits for `fetchToken` to say whose it is (ms); 10,000 when left out. */
+  readonly signInPatience?: number;
+  /** Told of what should never be: a digest that was wrong, storage that was lost. `console.error` when left out. */
+  readonly onReport?: (report: Report) => void;
+  /** Parts of the world to replace: time, chance, network, locks, …. */
+  readonly around?: Partial<Surroundings>;
+  /** Options of Dexie's. */
+  readonly dexie?: Omit<DexieOptions, "autoOpen">;
+}
+
+/** A database with the tables that `T` names, typed. A table called like a member of `Tidemark` is `db.table(name)`. */
+export type Database<T> = Tidemark & {
+  readonly [E in Exclude<keyof T, keyof Tidemark>]: T[E] extends TableTypes
+    ? Table<T[E]["row"], T[E]["key"], T[E]["insert"]>
+    : never;
+};
+
+/** Open the database of an app: plain Dexie, and synchronised. */
+export function tidemark<T>(options: Options<T>): Database<T> {
+  return new Tidemark(options as Options<unknown>) as Database<T>;
+}
+
+/** One mutation that the service has not answered yet. */
+export interface Outgoing {
+  readonly seq: number;
+  readonly op: "put" | "patch" | "delete";
+  readonly scope: string;
+  readonly entity: string;
+  readonly row: string;
+  readonly fields: Fields | null;
+  /** When it was made (the device's own ms). */
+  readonly made: number;
+}
+
+/** One event of the journal (SPEC 7): a write's fate, who made it and when, what it overwrote, what won over it. */
+export interface JournalEvent {
+  readonly id: string;
+  readonly time: string;
+  readonly scope: string;
+  readonly outcome: "applied" | "superseded" | "rejected" | "member";
+  readonly op: string | null;
+  readonly entity: string | null;
+  readonly row: string | null;
+  readonly at: string | null;
+  readonly user: string | null;
+  readonly client: string | null;
+  readonly set: readonly string[] | null;
+  readonly overwrote: Fields | null;
+  readonly values: Fields | null;
+  readonly won: Readonly<Record<string, string>> | null;
+  readonly reason: string | null;
+  readonly error: { readonly code: string; readonly message: string; readonly field: string | null } | null;
+  readonly by: string | null;
+}
+
+export class Tidemark extends Dexie {
+  /** Dead letters: what was rejected, with the reason, to be retried, edited, discarded or exported. */
+  readonly rejected: Letters;
+  readonly #options: Options<unknown>;
+  readonly #around: Surroundings;
+  readonly #store: Store;
+  readonly #outbox: Outbox;
+  readonly #replica: Replica;
+  readonly #tokens: Tokens;
+  readonly #server: Server;
+  readonly #capture: Capture;
+  readonly #engine: Engine;
+  readonly #tabs: Tabs;
+  readonly #rooms: Rooms;
+  readonly #desk: Desk;
+  readonly #status: Watched<Status>;
+  #standing: Standing = AT_REST;
+  #waiting: Waiting = { pending: 0, since: null, rejected: 0 };
+  #stopWatching: (() => void) | null = null;
+
+  constructor(options: Options<unknown>) {
+    super(options.name ?? "tidemark", { ...options.dexie, autoOpen: true });
+    const { declaration, stores } = options.schema;
+    this.#options = options;
+    this.#around = { ...browser(), ...options.around };
+    this.#store = new Store(this, declaration, this.#around);
+    this.#outbox = new Outbox(this.#store);
+    this.#replica = new Replica(this.#store);
+    this.#tokens = new Tokens(options.fetchToken, () => this.#around.now());
+    this.#server = new Server(options.url, this.#tokens, this.#around);
+    this.#capture = new Capture(this.#store, () => this.#wrote());
+    this.rejected = new Letters(this.#store, () => this.split());
+    this.#engine = new Engine(this.#peer(), {
+      standing: (standing) => this.#stands(standing, true),
+      became: (user) => this.#became(user, true),
+      room: (event) => this.#desk.pass(event),
+    });
+    this.#tabs = new Tabs(this.name, this.#around, {
+      lead: () => this.#lead(),
+      follow: () => this.#follow(),
+      heard: (message) => this.#heard(message),
+    });
+    this.#desk = new Desk(this.#engine, (event, except) => {
+      this.#tabs.send({ t: "room", event });
+      if (except !== this.#tabs.id) this.#rooms.heard(event);
+    });
+    this.#rooms = new Rooms(this.#tabs, this.#desk);
+    this.#status = new Watched(this.#statusNow());
+    this.use(this.#capture);
+    this.version(Math.max(1, declaration.schema)).stores({ ...stores, ...options.local, ...STORES });
+    this.on("ready", (vip) => this.#store.whileOpening(vip, () => this.#prepare()), true);
+    this.on("close", () => this.#reopen());
+    if (options.start !== false) this.resume();
+  }
+
+  // ── how it stands ───────────────────────────────────────────────────────────────────────────────────────────────
+
+  /** How synchronisation stands, to be read or watched. */
+  get status(): Observed<Status> {
+    return this.#status;
+  }
+
+  /** What the service has not answered yet, in order. */
+  async outgoing(): Promise<Outgoing[]> {
+    const pending = await this.#outbox.pending();
+    return pending.map(({ seq, op, scope, entity, row, fields, wall }) => ({
+      seq,
+      op,
+      scope,
+      entity,
+      row,
+      fields,
+      made: wall,
+    }));
+  }
+
+  /** Who wrote a row and when, what won and what was overwritten, newest first; asks the service. */
+  async history(entity: string, row: string, limit = 100): Promise<JournalEvent[]> {
+    return (await this.#server.events<JournalEvent>({ entity, row, limit })).events;
+  }
+
+  /** Whether the rows on this device are those that it was told of, by scope: digests of both (SPEC 5). */
+  async verify(): Promise<Record<string, { computed: string; told: string; version: number }>> {
+    const found: Record<string, { computed: string; told: string; version: number }> = {};
+    for (const { scope, to, live, total } of await this.#replica.standings()) {
+      const { computed } = await this.#replica.verify(scope);
+      found[scope] = { computed, told: text(live, total), version: to };
+    }
+    return found;
+  }
+
+  /** How much room there is (bytes), where the browser tells. */
+  async quota(): Promise<StorageEstimate> {
+    return (await this.#around.navigator?.storage?.estimate?.()) ?? {};
+  }
+
+  // ── what to do ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+  /** Push and pull now, and tell when that is done; rejects with what stands in the way. Writes need not wait for it. */
+  async synchronise(): Promise<void> {
+    await this.open();
+    await this.#engine.now();
+  }
+
+  /** Synchronise, from now on. */
+  resume(): void {
+    this.#stopWatching ??= this.#watch();
+    void this.open().then(
+      () => this.#stopWatching && this.#tabs.open(),
+      (fault: Error) => this.#report({ code: "unexpected", message: `the database does not open: ${fault.message}` }),
+    );
+  }
+
+  /** Synchronise no more, until `resume`; writes go on into the outbox. */
+  pause(): void {
+    this.#stopWatching?.();
+    this.#stopWatching = null;
+    this.#tabs.resign(true);
+  }
+
+  /**
+   * Somebody has signed in or out: ask `fetchToken` again. Another user's rows replace the former one's; what that one
+   * had not sent is kept for when they are back.
+   */
+  signedIn(): void {
+    if (this.#tabs.leading) this.#engine.signedIn();
+    else {
+      this.#tokens.forget();
+      this.#tabs.send({ t: "signed_in" });
+    }
+  }
+
+  /**
+   * Let the present transaction's writes be sent in as many pushes as they need: they may then take effect in part. To
+   * be called first in the transaction.
+   */
+  split(): void {
+    this.#capture.divide();
+  }
+
+  /** Be in a room, `workspace:7` or `workspace:7/document:12`, showing `state`; Rejection `malformed` if it is none. */
+  room(name: string, state: Json = null): Room {
+    return this.#rooms.enter(name, state);
+  }
+
+  override close(options?: { disableAutoOpen: boolean }): void {
+    // Dexie closes within its constructor where it opens an older database.
+    if (this.#tabs) this.pause();
+    super.close(options);
+  }
+
+  // ── opening ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+  async #prepare(): Promise<void> {
+    const { storage, navigator } = this.#around;
+    const { replica } = await identify(this.#store, null);
+    const marker = `tidemark:${this.name}`;
+    const known = storage?.getItem(marker);
+    if (known && known !== replica.client) {
+      this.#report({
+        code: "storage_lost",
+        message: "the database on this device was emptied or replaced: it is fetched anew",
+      });
+    }
+    storage?.setItem(marker, replica.client);
+    this.#store.user = replica.user;
+    this.#standing = { ...this.#standing, lastSync: replica.synced, offset: replica.offset };
+    if (replica.user === null) await this.#meet();
+    await reshape(this.#store);
+    if (this.#options.persist !== false && navigator?.storage?.persist) void navigator.storage.persist();
+    this.#refresh();
+  }
+
+  /** The first time on this device: whose is it? Not for ever: somebody may be looking at a sign-in page. */
+  async #meet(): Promise<void> {
+    const patience = this.#options.signInPatience ?? SIGN_IN_PATIENCE;
+    let forget = () => {};
+    const late = new Promise<null>((resolve) => {
+      forget = this.#around.after(patience, () => resolve(null));
+    });
+    // Why there is no token is for the engine to find, and to tell.
+    const token = await Promise.race([late, this.#tokens.current().catch(() => null)]);
+    forget();
+    if (token === null) return;
+    await become(this.#store, token.user);
+    this.#store.user = token.user;
+  }
+
+  /** The browser has taken the database away: open it again, and begin anew if it is another one. */
+  #reopen(): void {
+    if (this.#stopWatching === null) return;
+    this.#tabs.resign(true);
+    this.resume();
+  }
+
+  #peer(): Peer {
+    return {
+      store: this.#store,
+      replica: this.#replica,
+      outbox: this.#outbox,
+      server: this.#server,
+      tokens: this.#tokens,
+      around: this.#around,
+      scopes: this.#options.scopes ?? null,
+      report: (report) => this.#report(report),
+    };
+  }
+
+  // ── this tab and the others ─────────────────────────────────────────────────────────────────────────────────────
+
+  #watch(): () => void {
+    const page = watchPage(this.#around, {
+      awake: () => this.#start(),
+      offline: () => this.#tabs.leading && this.#engine.offline(),
+      hidden: () => this.#waiting.pending > 0 && void askForPush(this.#around, this.name),
+      suspended: () => this.#tabs.resign(false),
+      resumed: () => this.#tabs.open(),
+      gone: () => this.#tabs.resign(true),
+    });
+    const counts = liveQuery(() => this.#outbox.waiting()).subscribe({
+      next: (waiting) => {
+        this.#waiting = waiting;
+        this.#refresh();
+      },
+      error: (fault: Error) => this.#report({ code: "unexpected", message: fault.message }),
+    });
+    return () => {
+      page();
+      counts.unsubscribe();
+    };
+  }
+
+  #lead(): void {
+    this.#refresh();
+    this.#engine.start();
+    this.#rooms.announce();
+  }
+
+  #follow(): void {
+    this.#engine.stop();
+    this.#desk.forget();
+    this.#refresh();
+  }
+
+  #start(): void {
+    if (this.#tabs.leading) this.#engine.start();
+    else this.#tabs.send({ t: "start" });
+  }
+
+  #wrote(): void {
+    if (this.#tabs.leading) this.#engine.wrote();
+    else this.#tabs.send({ t: "wrote" });
+    if (this.#standing.connection !== "live") void askForPush(this.#around, this.name);
+  }
+
+  #heard(message: Message): void {
+    const { leading } = this.#tabs;
+    switch (message.t) {
+      case "wrote":
+        if (leading) this.#engine.wrote();
+        return;
+      case "ask":
+        if (leading) this.#tabs.send({ t: "standing", standing: this.#engine.standing });
+        return;
+      case "start":
+        if (leading) this.#engine.start();
+        return;
+      case "signed_in":
+        if (leading) this.#engine.signedIn();
+        return;
+      case "wish":
+        if (leading) this.#desk.take(message.tab, message.wish);
+        return;
+      case "bye":
+        if (leading) this.#desk.gone(message.tab);
+        return;
+      case "standing":
+        if (!leading) this.#stands(message.standing, false);
+        return;
+      case "became":
+        this.#became(message.user, false);
+        return;
+      case "room":
+        this.#rooms.heard(message.event);
+        return;
+      case "rooms?":
+        this.#rooms.announce();
+        return;
+      default:
+        message satisfies never;
+    }
+  }
+
+  #stands(standing: Standing, tell: boolean): void {
+    if (this.#standing.connection === "live" && standing.connection !== "live") {
+      this.#desk.forget();
+      this.#rooms.dim();
+    }
+    this.#standing = standing;
+    if (tell) this.#tabs.send({ t: "standing", standing });
+    this.#refresh();
+  }
+
+  #became(user: string, tell: boolean): void {
+    this.#store.user = user;
+    if (tell) this.#tabs.send({ t: "became", user });
+    void this.#mark();
+    this.#refresh();
+  }
+
+  /** Another user's replica has another name. */
+  async #mark(): Promise<void> {
+    const replica = await this.table(META).get("replica");
+    if (replica) this.#around.storage?.setItem(`tidemark:${this.name}`, replica.client);
+  }
+
+  // ── telling ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+  #statusNow(): Status {
+    const { pending, since, rejected } = this.#waiting;
+    return {
+      ...this.#standing,
+      user: this.#store.user,
+      pending,
+      pendingSince: since,
+      rejected,
+      inSync: pending === 0 && rejected === 0,
+      leader: this.#tabs.leading,
+      schema: this.#store.declaration.schema,
+    };
+  }
+
+  #refresh(): void {
+    this.#status.set(this.#statusNow());
+  }
+
+  #report(report: Report): void {
+    if (this.#options.onReport) this.#options.onReport(report);
+    else console.error(new TidemarkError(report.code, report.message));
+  }
+}
+
+export type { Letter };
