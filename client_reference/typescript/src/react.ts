@@ -97,6 +97,7 @@ export function useRejected(): { letters: Letter[] | undefined } & Pick<
 export interface RoomView extends Presence {
   /** Show another state, until the one given to the hook changes. */
   show(state: Json): void;
+  /** Say something to the others; lost where there is no connection. */
   broadcast(event: string, payload?: Json): void;
 }
 

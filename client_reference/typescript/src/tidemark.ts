@@ -1,6 +1,6 @@
 /** The database: Dexie's, with tables that are synchronised. */
 
-import Dexie, { type DexieOptions, liveQuery, type Table } from "dexie";
+import { Dexie, type DexieOptions, liveQuery, type Table } from "dexie";
 
 import { askForPush } from "./background.ts";
 import { TidemarkError } from "./errors.ts";
@@ -27,6 +27,7 @@ import { type FetchToken, Tokens } from "./sync/tokens.ts";
 /** How long the first opening on a device waits to learn whose it is (ms). */
 const SIGN_IN_PATIENCE = 10_000;
 
+/** What a database is opened with. */
 export interface Options<T> {
   /** Where the service is: `https://sync.example.org`, or `/` for the page's own origin. */
   readonly url: string;
@@ -99,6 +100,7 @@ export interface JournalEvent {
   readonly by: string | null;
 }
 
+/** Dexie, and what synchronisation adds to it; `tidemark()` opens one with typed tables. */
 export class Tidemark extends Dexie {
   /** Dead letters: what was rejected, with the reason, to be retried, edited, discarded or exported. */
   readonly rejected: Letters;
@@ -244,6 +246,7 @@ export class Tidemark extends Dexie {
     return this.#rooms.enter(name, state);
   }
 
+  /** Stop synchronising, and close the database, as Dexie does. */
   override close(options?: { disableAutoOpen: boolean }): void {
     // Dexie closes within its constructor where it opens an older database.
     if (this.#tabs) this.pause();
@@ -290,7 +293,7 @@ export class Tidemark extends Dexie {
   /** The browser has taken the database away: open it again, and begin anew if it is another one. */
   #reopen(): void {
     if (this.#stopWatching === null) return;
-    this.#tabs.resign(true);
+    this.pause();
     this.resume();
   }
 

@@ -195,7 +195,8 @@ export function dependents(
   return causes;
 }
 
-function nameOf({ scope, entity, row }: Pending): string {
+/** The name of the row that a mutation writes. */
+export function nameOf({ scope, entity, row }: Pick<Pending, "scope" | "entity" | "row">): string {
   return rowName(scope, entity, row);
 }
 

@@ -148,8 +148,6 @@ export class ClientStream {
   connected(token: string, expires: number, watermark: Record<string, string>, now: number): Effect[] {
     if (this.#state !== "connecting") return [{ kind: "hang" }];
     this.#enter("greeting", now + PATIENCE);
-    this.#heard = now;
-    this.#pinged = false;
     this.#expect(expires, now);
     const [client, schema, scopes] = [this.#client, this.#schema, this.#scopes];
     return [{ kind: "send", frame: { t: "hello", token, client, schema, watermark, scopes } }];

@@ -1,7 +1,9 @@
 /** Declared tables, prepared for what is done to every row of them. */
 
+import { Rejection } from "../protocol/errors.ts";
 import { compileEntity, type Validator } from "../protocol/fields.ts";
 import { type Declaration, type Entity, type Fields, type Json, STAMPS, USER } from "../protocol/model.ts";
+import { sameValue } from "../protocol/paths.ts";
 import { formatScope, keyValues, rowProblem } from "../protocol/rows.ts";
 import type { Row } from "./records.ts";
 
@@ -85,6 +87,23 @@ export class Declared {
     }
     for (const stamp of STAMPS) row[stamp] = doc[stamp] as Json;
     return row;
+  }
+
+  /**
+   * What a whole row says that `doc` does not: absent fields take their default; Rejection `missing_field` where they
+   * have none.
+   */
+  news(doc: Fields, given: Readonly<Record<string, unknown>>): Record<string, unknown> {
+    const said: Record<string, unknown> = { ...given };
+    for (const [name, { default: initial, nullable, type }] of Object.entries(this.entity.fields)) {
+      if (name in said) continue;
+      if (initial === undefined && nullable !== true && type !== "map") {
+        throw new Rejection("missing_field", `${name} is required`, name);
+      }
+      said[name] = this.#initial[name];
+    }
+    for (const name in said) if (name in doc && sameValue(said[name] as Json, doc[name])) delete said[name];
+    return said;
   }
 
   /** What of a value is set by a mutation: all but key, scope column, the two times, and what is absent. */

@@ -30,6 +30,7 @@ export interface Letter {
   readonly parked: number;
 }
 
+/** The dead letters of this device's user: `db.rejected`. */
 export class Letters {
   readonly #store: Store;
   readonly #divide: () => void;

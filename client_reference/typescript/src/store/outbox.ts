@@ -2,8 +2,7 @@
 
 import { MAX_MUTATIONS } from "../generated/codes.ts";
 import type { Result, VerdictError } from "../generated/messages.ts";
-import { batch, dependents, type Pending, restamp, rowName, type Settled, settle } from "../protocol/outbox.ts";
-import { parseScope } from "../protocol/rows.ts";
+import { batch, dependents, nameOf, type Pending, restamp, rowName, type Settled, settle } from "../protocol/outbox.ts";
 import {
   BASE,
   LETTERS,
@@ -11,6 +10,7 @@ import {
   META,
   OUTBOX,
   type OutboxRecord,
+  type ReplicaRecord,
   SCOPE,
   type ScopeRecord,
 } from "./records.ts";
@@ -23,6 +23,8 @@ export interface Waiting {
   readonly since: number | null;
   readonly rejected: number;
 }
+
+const QUEUED = { index: "queued", is: 1 };
 
 export class Outbox {
   readonly #store: Store;
@@ -40,10 +42,12 @@ export class Outbox {
 
   waiting(): Promise<Waiting> {
     return this.#store.read([], async (inside) => {
-      const awaited = await inside.count(OUTBOX, { index: "[scope+awaits]" });
-      const pending = (await inside.count(OUTBOX)) - awaited;
-      const first = (await inside.all<OutboxRecord>(OUTBOX, { limit: awaited + 1 })).find(isPending);
-      return { pending, since: first?.wall ?? null, rejected: await inside.count(LETTERS) };
+      const [pending, [first], rejected] = await Promise.all([
+        inside.count(OUTBOX, QUEUED),
+        inside.all<OutboxRecord>(OUTBOX, { ...QUEUED, limit: 1 }),
+        inside.count(LETTERS),
+      ]);
+      return { pending, since: first?.wall ?? null, rejected };
     });
   }
 
@@ -51,14 +55,15 @@ export class Outbox {
 
   /**
    * The mutations of the next push, at most `limit` unless one group is more; [] if there is nothing to send. That they
-   * are given to the transport is noted before it happens: their readings stand from now on.
+   * are given to the transport is noted before it happens: their readings stand from now on. `who` they are of is
+   * looked up in the same moment.
    */
-  handOver(limit: number): Promise<Pending[]> {
+  handOver(limit: number): Promise<{ sending: Pending[]; who: ReplicaRecord }> {
     return this.#store.write([], async (inside) => {
       const sending = batch(await upcoming(inside, limit), { maxMutations: limit }) as OutboxRecord[];
       const stamped = sending.filter(({ handed }) => !handed).map((record) => ({ ...record, handed: true }));
       await inside.put(OUTBOX, stamped);
-      return sending.map((record) => ({ ...record, handed: true }));
+      return { sending: sending.map((record) => ({ ...record, handed: true })), who: await inside.replica() };
     });
   }
 
@@ -67,21 +72,23 @@ export class Outbox {
    * a reset since it was sent, so that the versions in it mean nothing any more.
    */
   settle(sent: readonly Pending[], results: readonly Result[], clock: string, lapsed: boolean): Promise<Settled> {
-    return this.#store.write(this.#tablesOf(sent), async (inside) => {
+    // A rejection may reach rows of any table, by the groups that lean on it.
+    return this.#store.write(this.#store.entities.keys(), async (inside) => {
       // Another tab may have settled some of it, or its user may have thrown it away.
       const held = new Map((await standing(inside, sent)).map((record) => [record.seq, record]));
       const settled = settle(
-        sent.filter(({ seq, at }) => held.get(seq)?.at === at),
+        sent.filter(({ seq, at }) => held.get(seq)?.at === at && held.get(seq)?.queued),
         results,
       );
       await inside.observe(clock);
+      const scopes = await inside.all<ScopeRecord>(SCOPE);
+      const reached = new Map(scopes.map(({ scope, to }) => [scope, to]));
       const done: Pending[] = [...settled.superseded];
       const awaiting: OutboxRecord[] = [];
       for (const [mutation, version] of settled.applied) {
-        const scope = await inside.get<ScopeRecord>(SCOPE, mutation.scope);
         const record = held.get(mutation.seq);
-        if (record === undefined || lapsed || version <= (scope?.to ?? 0)) done.push(mutation);
-        else awaiting.push({ ...record, awaits: version });
+        if (record === undefined || lapsed || version <= (reached.get(mutation.scope) ?? 0)) done.push(mutation);
+        else awaiting.push(awaited(record, version));
       }
       for (const { at } of awaiting.slice(-1)) await inside.observe(at);
       await inside.put(OUTBOX, awaiting);
@@ -181,33 +188,18 @@ export class Outbox {
       OUTBOX,
       mutations.map(({ seq }) => seq),
     );
-    await redraw(
-      this.#store,
-      inside,
-      mutations.map(({ entity, row }) => `${entity}/${row}`),
-    );
-  }
-
-  /** The tables that verdicts on these may change. Rejections reach what refers to their rows: all of a kind's. */
-  #tablesOf(sent: readonly Pending[]): string[] {
-    const kinds = new Set(sent.map(({ scope }) => parseScope(scope)[0]));
-    return [...kinds].flatMap((kind) => this.#store.ofKind(kind)).map(({ name }) => name);
+    await redraw(this.#store, inside, mutations.map(nameOf));
   }
 }
 
-/** Whether a record waits for its first answer. */
-export function isPending(record: OutboxRecord): boolean {
-  return record.awaits === undefined;
+/** What the server has not answered yet, in order. */
+export function pendingIn(inside: Inside): Promise<OutboxRecord[]> {
+  return inside.all<OutboxRecord>(OUTBOX, QUEUED);
 }
 
-export async function pendingIn(inside: Inside): Promise<OutboxRecord[]> {
-  return (await inside.all<OutboxRecord>(OUTBOX)).filter(isPending);
-}
-
-/** The first `count` pending mutations, and the rest of the last one's group. */
+/** The first `count` of them, and the rest of the last one's group. */
 async function upcoming(inside: Inside, count: number): Promise<OutboxRecord[]> {
-  const awaited = await inside.count(OUTBOX, { index: "[scope+awaits]" });
-  const found = (await inside.all<OutboxRecord>(OUTBOX, { limit: count + awaited })).filter(isPending);
+  const found = await inside.all<OutboxRecord>(OUTBOX, { ...QUEUED, limit: count });
   const last = found.at(-1);
   if (!last?.group) return found;
   for (const next of await inside.all<OutboxRecord>(OUTBOX, { above: last.seq, limit: MAX_MUTATIONS })) {
@@ -215,6 +207,10 @@ async function upcoming(inside: Inside, count: number): Promise<OutboxRecord[]> 
     found.push(next);
   }
   return found;
+}
+
+function awaited({ queued: _, ...record }: OutboxRecord, version: number): OutboxRecord {
+  return { ...record, awaits: version };
 }
 
 /** Those of the mutations that are still in the outbox, as they stand there. */

@@ -15,12 +15,12 @@ export const OUTBOX = "sync_outbox";
 export const LETTERS = "sync_dead_letter";
 export const SHELF = "sync_shelf";
 
-/** Their stores, as Dexie declares them. An absent value is in no index: so `hidden` and `awaits` are sparse. */
+/** Their stores, as Dexie declares them. An absent value is in no index: so most of these are sparse. */
 export const STORES: Readonly<Record<string, string>> = {
   [META]: "name",
   [SCOPE]: "scope",
   [BASE]: "name, hidden",
-  [OUTBOX]: "++seq, target, [scope+awaits]",
+  [OUTBOX]: "++seq, queued, target, [scope+awaits]",
   [LETTERS]: "seq, cause",
   [SHELF]: "++id, user",
 };
@@ -67,9 +67,12 @@ export interface BaseRecord {
   hidden?: string;
 }
 
-/** One mutation of the outbox; `target` is `entity/row`. */
+/** One mutation of the outbox. */
 export interface OutboxRecord extends Omit<Pending, "awaits"> {
+  /** `entity/row`. */
   target: string;
+  /** It has no answer yet. */
+  queued?: 1;
   /** Applied at this version, shown until the replica has reached it. */
   awaits?: number;
 }

@@ -3,10 +3,11 @@
 import type { Change, Changes, Run } from "../generated/messages.ts";
 import { reading } from "../protocol/clock.ts";
 import { MODULUS, ofRows, term, text } from "../protocol/digest.ts";
-import { rowName } from "../protocol/outbox.ts";
+import { nameOf, rowName } from "../protocol/outbox.ts";
 import { type Apply, judge, NOTHING } from "../protocol/replica.ts";
 import { parseScope, scopeId } from "../protocol/rows.ts";
 import type { Declared, LocalKey } from "./entities.ts";
+import { append } from "./lists.ts";
 import {
   BASE,
   type BaseRecord,
@@ -17,7 +18,7 @@ import {
   type ScopeRecord,
   targetOf,
 } from "./records.ts";
-import { redraw } from "./redraw.ts";
+import { mutationsOf, redraw } from "./redraw.ts";
 import type { Inside, Store } from "./store.ts";
 
 const ANY_NODE = "f".repeat(16);
@@ -32,6 +33,16 @@ export interface Applied {
   readonly faulty: boolean;
   /** Versions heard of before mean nothing any more. */
   readonly reset: boolean;
+}
+
+/** How a run came. */
+export interface Circumstances {
+  /** In the answer to the replica's own latest pull, hello or follow. */
+  readonly asked: boolean;
+  /** The replica that it was for: by now the tables may be another user's. */
+  readonly client: string;
+  /** The reading that came with it. */
+  readonly clock?: string | null;
 }
 
 export class Replica {
@@ -51,9 +62,10 @@ export class Replica {
     return this.#store.read([], (inside) => inside.all<ScopeRecord>(SCOPE));
   }
 
-  /** Apply a run: rows, watermark, and the pending edits put back on top, in one transaction; `clock` came with it. */
-  apply(run: Run | Changes, asked: boolean, clock: string | null = null): Promise<Applied> {
+  /** Apply a run: rows, watermark, and the pending edits put back on top, in one transaction. */
+  apply(run: Run | Changes, { asked, client, clock = null }: Circumstances): Promise<Applied> {
     return this.#store.write(this.#tablesOf(run.scope), async (inside) => {
+      await inside.mustBe(client);
       if (clock !== null) await inside.observe(clock);
       const held = await inside.get<ScopeRecord>(SCOPE, run.scope);
       const step = judge(held ?? NOTHING, run, asked);
@@ -129,8 +141,10 @@ class Applying {
     const dropped = step.replace ? await this.drop() : [];
     const released = step.reset ? await this.lapse() : await this.#release(step.copy.to);
     const start = step.replace || held === undefined ? { live: 0, total: 0 } : held;
-    const { live, total, drawn } = await this.#write(step, start);
-    await this.redrawAfter([...dropped, ...released, ...drawn]);
+    const { live, total, shared } = await this.#write(step, start);
+    const drawn = new Set(step.changes.map(({ entity, row }) => rowName(this.#scope, entity, row)));
+    const left = [...dropped, ...released].filter((name) => !drawn.has(name));
+    await this.redrawAfter([...left, ...[...shared].map((target) => `${this.#scope}/${target}`)]);
     const faulty = step.digest !== null && step.digest !== text(live, total);
     const copy = faulty ? { ...NOTHING, highest: step.copy.highest } : step.copy;
     await this.#inside.put(SCOPE, [{ scope: this.#scope, ...copy, live, total }]);
@@ -149,9 +163,10 @@ class Applying {
     // What stood behind a row of this scope, and what is pending in it, shows again.
     const hidden = await inside.all<BaseRecord>(BASE, { index: "hidden" });
     const outbox = await inside.all<OutboxRecord>(OUTBOX);
+    const kind = `${parseScope(this.#scope)[0]}:`;
     return [
-      ...hidden.flatMap((base) => base.hidden ?? []),
-      ...outbox.filter(({ scope }) => scope === this.#scope).map(({ target }) => target),
+      ...hidden.filter(({ name }) => name.startsWith(kind)).map(({ name }) => name),
+      ...outbox.filter(({ scope }) => scope === this.#scope).map(nameOf),
     ];
   }
 
@@ -168,11 +183,11 @@ class Applying {
       OUTBOX,
       done.map(({ seq }) => seq),
     );
-    return done.map(({ target }) => target);
+    return done.map(nameOf);
   }
 
-  redrawAfter(targets: string[]): Promise<void> {
-    return redraw(this.#store, this.#inside, targets);
+  redrawAfter(names: string[]): Promise<void> {
+    return redraw(this.#store, this.#inside, names);
   }
 
   /** Write row states; the digest's parts afterwards, and the rows that show more than just these. */
@@ -206,7 +221,7 @@ class Applying {
     );
     await this.#writeRows(changes.filter(({ entity, row }) => !shared.has(targetOf(entity, row))));
     await this.#see(changes);
-    return { live, total: ((total % MODULUS) + MODULUS) % MODULUS, drawn: [...shared] };
+    return { live, total: ((total % MODULUS) + MODULUS) % MODULUS, shared };
   }
 
   async #writeRows(changes: readonly Change[]): Promise<void> {
@@ -226,14 +241,8 @@ class Applying {
   async #shared(changes: readonly Change[]): Promise<Set<string>> {
     const found = new Set<string>();
     const inside = this.#inside;
-    if ((await inside.count(OUTBOX)) > 0) {
-      await Promise.all(
-        changes.map(async ({ entity, row }) => {
-          const target = targetOf(entity, row);
-          if ((await inside.count(OUTBOX, { index: "target", is: target })) > 0) found.add(target);
-        }),
-      );
-    }
+    const targets = changes.map(({ entity, row }) => targetOf(entity, row));
+    for (const { target } of await mutationsOf(inside, targets)) found.add(target);
     const [kind] = parseScope(this.#scope);
     const scopes = await inside.keys<string>(SCOPE);
     if (!scopes.some((scope) => scope !== this.#scope && scope.startsWith(`${kind}:`))) return found;
@@ -266,10 +275,4 @@ class Applying {
 /** The first key above all that begin with `scope/`. */
 function afterPrefix(prefix: string): string {
   return `${prefix.slice(0, -1)}0`;
-}
-
-function append<K, V>(lists: Map<K, V[]>, key: K, value: V): void {
-  const list = lists.get(key);
-  if (list === undefined) lists.set(key, [value]);
-  else list.push(value);
 }

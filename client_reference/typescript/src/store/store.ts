@@ -1,6 +1,6 @@
 /** The open database, below the capture of the app's writes: what is written here is not sent. */
 
-import Dexie, { type DBCore, type DBCoreIndex, type DBCoreTable, type DBCoreTransaction } from "dexie";
+import { type DBCore, type DBCoreIndex, type DBCoreTable, type DBCoreTransaction, Dexie } from "dexie";
 
 import { TidemarkError } from "../errors.ts";
 import { Clock } from "../protocol/clock.ts";
@@ -158,6 +158,13 @@ export class Inside {
     const found = await this.get<ReplicaRecord>(META, "replica");
     if (found === undefined) throw new TidemarkError("storage_lost", "the database was emptied");
     return found;
+  }
+
+  /** What was asked for as one replica is nothing to another: the tables may be another user's by now. */
+  async mustBe(client: string): Promise<void> {
+    if ((await this.replica()).client !== client) {
+      throw new TidemarkError("user_changed", "the answer is of a former user");
+    }
   }
 
   /** Keep a reading that was received or has left the outbox, so that later ones are above it. */

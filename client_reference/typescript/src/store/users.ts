@@ -1,5 +1,6 @@
 /** Who this replica is and whose (SPEC 1): one user at a time; what others have not sent is kept aside. */
 
+import { nameOf } from "../protocol/outbox.ts";
 import {
   BASE,
   LETTERS,
@@ -54,7 +55,8 @@ export function become(store: Store, user: string): Promise<ReplicaRecord> {
       for (const name of [...tables, BASE, SCOPE]) await inside.clear(name);
     }
     const client = before.user === null ? before.client : store.chance.uuid();
-    const replica: ReplicaRecord = { ...before, client, user, synced: null };
+    // The clock has seen what was set aside.
+    const replica: ReplicaRecord = { ...(await inside.replica()), client, user, synced: null };
     await inside.put(META, [replica]);
     await takeBack(store, inside, user);
     return replica;
@@ -64,7 +66,7 @@ export function become(store: Store, user: string): Promise<ReplicaRecord> {
 async function setAside(inside: Inside, user: string): Promise<void> {
   const records = await inside.all<OutboxRecord>(OUTBOX);
   const letters = await inside.all<LetterRecord>(LETTERS);
-  const pending = records.filter(({ awaits }) => awaits === undefined);
+  const pending = records.filter(({ queued }) => queued);
   // The readings that go out of the outbox are not issued again, whoever writes next.
   const highest = records
     .map(({ at }) => at)
@@ -92,11 +94,7 @@ async function takeBack(store: Store, inside: Inside, user: string): Promise<voi
     SHELF,
     shelf.map(({ id }) => id),
   );
-  await redraw(
-    store,
-    inside,
-    mutations.map(({ target }) => target),
-  );
+  await redraw(store, inside, mutations.map(nameOf));
 }
 
 /** Rows kept under another schema number take the shape that this app declares, until the pull brings them anew. */

@@ -21,6 +21,8 @@ import { Wire } from "./wire.ts";
 const DEBOUNCE = 5;
 /** So many connections in a row that never came to a welcome, while requests got through: no websocket is to be had. */
 const HOPELESS = 2;
+/** How soon a fresh token is asked for again (ms). */
+const RENEW_AGAIN = 10_000;
 const FIRST_DELAY = 500;
 const LONGEST_DELAY = 60_000;
 
@@ -188,16 +190,19 @@ export class Engine {
       case "renewToken":
         void this.#renew();
         return;
-      case "applyRun":
+      case "applyRun": {
+        const client = this.#client;
         this.#bring(async () => {
           const { replica, report } = this.#peer;
-          const { mustPull, faulty, reset } = await replica.apply(effect.run, effect.asked && !this.#pulled, clock);
+          const asked = effect.asked && !this.#pulled;
+          const { mustPull, faulty, reset } = await replica.apply(effect.run, { asked, client, clock });
           if (reset) this.#puller.resets += 1;
           if (faulty) report({ code: "digest", message: `the digest of ${effect.run.scope} is not the service's` });
           if (mustPull || faulty) await this.#pull();
           else this.#tell({ lastSync: this.#now() });
         });
         return;
+      }
       case "pullScope":
         this.#bring(() => this.#pull());
         return;
@@ -297,7 +302,9 @@ export class Engine {
     return token;
   }
 
+  /** What the former user's connection still brings is not for these tables. */
   async #become(user: string): Promise<void> {
+    this.#do(this.#stream.stop());
     await become(this.#peer.store, user);
     this.#peer.store.user = user;
     this.#hearing.became(user);
@@ -315,15 +322,18 @@ export class Engine {
       if (token.user !== this.#peer.store.user) this.signedIn();
       else this.#do(this.#stream.renewed(token.text, token.expires, this.#now()));
     } catch (fault) {
-      // The stream ends when the old one runs out; until then there is time to try again.
       this.#note(fault);
+      // The stream ends when the old one runs out; until then there is time to try again.
+      const turn = this.#turn;
+      this.#peer.around.after(RENEW_AGAIN, () => turn === this.#turn && this.#stream.state === "live" && this.#renew());
     }
   }
 
   /** A task of the lane down; a failure is that of the connection. */
   #bring(task: () => Promise<void>): void {
     const turn = this.#turn;
-    this.#down.run(task).catch((fault) => {
+    const current = async () => (turn === this.#turn ? task() : undefined);
+    this.#down.run(current).catch((fault) => {
       if (turn !== this.#turn || !this.#running) return;
       this.#wire?.drop();
       this.#wire = null;
@@ -439,7 +449,7 @@ export class Engine {
     return new ClientStream(client, this.#peer.store.declaration.schema, this.#peer.scopes);
   }
 
-  /** A replica that belongs to somebody else now has another name; its rooms were the former user's. */
+  /** A replica that belongs to somebody else now has another name; the app is in the same rooms as before. */
   #renameStream(client: string): void {
     if (this.#client === client) return;
     this.#client = client;
@@ -465,7 +475,7 @@ export class Engine {
   #note(fault: unknown): void {
     const problem = problemOf(fault);
     if (problem.code === "unexpected") this.#peer.report({ code: "unexpected", message: problem.message });
-    if (fault instanceof NeedsAuth) this.#tell({ connection: "needs-auth", problem });
+    if (fault instanceof NeedsAuth && this.#stream.state !== "live") this.#tell({ connection: "needs-auth", problem });
     else if (this.#standing.connection === "live" || this.#standing.connection === "polling") this.#tell({ problem });
     else this.#tell({ connection: this.#isOffline() ? "offline" : "connecting", problem });
   }

@@ -1,9 +1,10 @@
 /** Pulls: streamed until caught up, or one page at a time where the stream cannot be had (SPEC 5). */
 
-import type { PullResponse, Run, Trailer } from "../generated/messages.ts";
+import type { PullRequest, Run, Trailer } from "../generated/messages.ts";
 import { META } from "../store/records.ts";
 import { Temporary } from "./faults.ts";
 import type { Peer } from "./peer.ts";
+import type { Who } from "./server.ts";
 
 /** Changes in one line of a streamed pull; each line is one transaction, so that readers get their turn. */
 const PAGE = 1_000;
@@ -44,14 +45,18 @@ export class Puller {
 
   /** Wait for something new, and take it in. */
   async poll(signal: AbortSignal): Promise<void> {
-    const answer: PullResponse = await this.#peer.server.poll({ ...(await this.#request()), wait: WAIT }, signal);
-    for (const run of answer.scopes) await this.#take(run);
-    await this.#finish(answer, !answer.more);
+    const who = await this.#who();
+    const answer = await this.#peer.server.poll(who, { ...(await this.#request(who)), wait: WAIT }, signal);
+    for (const run of answer.scopes) await this.#take(run, who);
+    await this.#finish(answer, who, !answer.more);
   }
 
-  async #request() {
+  #who(): Promise<Who> {
+    return this.#peer.store.read([], (inside) => inside.replica());
+  }
+
+  async #request({ client }: Who): Promise<PullRequest> {
     const { store, replica, scopes } = this.#peer;
-    const { client } = await store.read([], (inside) => inside.replica());
     const { schema } = store.declaration;
     return { client, schema, watermark: await replica.watermark(), scopes: scopes && [...scopes], limit: PAGE };
   }
@@ -59,19 +64,20 @@ export class Puller {
   /** One streamed pull; how many scopes have to be pulled again. */
   async #once(first: boolean): Promise<number> {
     let faulty = 0;
-    for await (const item of this.#peer.server.pull(await this.#request())) {
-      if ("readable" in item) await this.#finish(item, true);
+    const who = await this.#who();
+    for await (const item of this.#peer.server.pull(who, await this.#request(who))) {
+      if ("readable" in item) await this.#finish(item, who, true);
       else {
-        if (await this.#take(item)) faulty += 1;
+        if (await this.#take(item, who)) faulty += 1;
         if (first) this.#tell(item);
       }
     }
     return faulty;
   }
 
-  async #take(run: Run): Promise<boolean> {
+  async #take(run: Run, { client }: Who): Promise<boolean> {
     const { replica, report } = this.#peer;
-    const { mustPull, faulty, reset } = await replica.apply(run, true);
+    const { mustPull, faulty, reset } = await replica.apply(run, { asked: true, client });
     if (mustPull) throw new Temporary(`something of ${run.scope} is missing in the service's answer`);
     if (reset) this.resets += 1;
     if (faulty)
@@ -86,9 +92,10 @@ export class Puller {
     this.#onProgress({ done: sum(({ done }) => done), total: sum(({ total }) => total) });
   }
 
-  async #finish({ clock, readable, revoked }: Trailer, complete: boolean): Promise<void> {
+  async #finish({ clock, readable, revoked }: Trailer, { client }: Who, complete: boolean): Promise<void> {
     const { store, replica, around } = this.#peer;
     await store.write([], async (inside) => {
+      await inside.mustBe(client);
       await inside.observe(clock);
       if (complete) await inside.put(META, [{ ...(await inside.replica()), synced: around.now() }]);
     });

@@ -4,6 +4,7 @@ import { MAX_MUTATIONS } from "../generated/codes.ts";
 import { halved, type Pending, type Settled } from "../protocol/outbox.ts";
 import { Temporary, TooMuch, Upgrade } from "./faults.ts";
 import type { Peer } from "./peer.ts";
+import type { Who } from "./server.ts";
 
 /** A deviation of clocks below this many ms is left alone. */
 const TOLERANCE = 500;
@@ -39,10 +40,10 @@ export class Pusher {
     let limit = MAX_MUTATIONS;
     let tries = 0;
     for (;;) {
-      const sending = await outbox.handOver(limit);
+      const { sending, who } = await outbox.handOver(limit);
       if (sending.length === 0) return;
       try {
-        const settled = await this.#send(sending);
+        const settled = await this.#send(sending, who);
         limit = Math.min(2 * limit, MAX_MUTATIONS);
         tries = settled.kept.length === 0 ? 0 : tries + 1;
         if (settled.kept.length > 0) await this.#overcome(settled, tries);
@@ -53,11 +54,10 @@ export class Pusher {
     }
   }
 
-  async #send(sending: readonly Pending[]): Promise<Settled> {
-    const { server, store, outbox } = this.#peer;
-    const { client } = await store.read([], (inside) => inside.replica());
+  async #send(sending: readonly Pending[], who: Who): Promise<Settled> {
+    const { server, outbox } = this.#peer;
     const before = this.#resets();
-    const answer = await server.push(client, sending);
+    const answer = await server.push(who, sending);
     return outbox.settle(sending, answer.results, answer.clock, before !== this.#resets());
   }
 

@@ -37,6 +37,7 @@ export interface Room {
   broadcast(event: string, payload?: Json): void;
   /** Call back for each `event` that others say, until the result is called. */
   on(event: string, listener: (said: Said) => void): () => void;
+  /** Leave; the room is left once nobody on this device is in it. */
   leave(): void;
 }
 

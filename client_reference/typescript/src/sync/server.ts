@@ -26,6 +26,12 @@ export interface Time {
   readonly now: number;
 }
 
+/** Which replica asks, and for whom (SPEC 1). */
+export interface Who {
+  readonly client: string;
+  readonly user: string | null;
+}
+
 /** What is asked for: of a row's history, of a page of the journal. */
 export type Query = Readonly<Record<string, string | number | undefined>>;
 
@@ -63,24 +69,24 @@ export class Server {
     };
   }
 
-  /** Send mutations of one schema number. */
-  async push(client: string, batch: readonly Pending[]): Promise<PushResponse> {
-    const body = { client, schema: batch[0]?.schema, mutations: batch.map(wire) };
-    const answer = await json<PushResponse>(await this.#post("sync/push", body));
+  /** Send mutations of one schema number, as the user whose they are. */
+  async push(who: Who, batch: readonly Pending[]): Promise<PushResponse> {
+    const body = { client: who.client, schema: batch[0]?.schema, mutations: batch.map(wire) };
+    const answer = await json<PushResponse>(await this.#post("sync/push", body, who));
     if (!Array.isArray(answer.results) || !isReading(answer.clock)) throw stranger();
     return answer;
   }
 
   /** One page, waited for up to `request.wait` seconds. */
-  async poll(request: PullRequest, signal: AbortSignal): Promise<PullResponse> {
-    const answer = await json<PullResponse>(await this.#post("sync/pull", request, { signal }));
+  async poll(who: Who, request: PullRequest, signal: AbortSignal): Promise<PullResponse> {
+    const answer = await json<PullResponse>(await this.#post("sync/pull", request, who, { signal }));
     if (!Array.isArray(answer.scopes) || !isReading(answer.clock)) throw stranger();
     return answer;
   }
 
   /** Runs as they come, and the trailer last; Temporary where the answer is cut off before it. */
-  async *pull(request: PullRequest): AsyncGenerator<Run | Trailer> {
-    const reply = await this.#post("sync/pull", request, { accept: "application/x-ndjson" });
+  async *pull(who: Who, request: PullRequest): AsyncGenerator<Run | Trailer> {
+    const reply = await this.#post("sync/pull", request, who, { accept: "application/x-ndjson" });
     for await (const line of lines(reply)) {
       const item = parse<Run | Trailer>(line);
       yield item;
@@ -94,25 +100,30 @@ export class Server {
     const given = Object.entries(query).flatMap(([name, value]) =>
       value === undefined ? [] : [[name, String(value)]],
     );
-    return json(await this.#authorized(`sync/events?${new URLSearchParams(given)}`, {}));
+    return json(await this.#authorized(`sync/events?${new URLSearchParams(given)}`, {}, null));
   }
 
-  #post(path: string, body: unknown, more: { accept?: string; signal?: AbortSignal } = {}): Promise<Reply> {
+  #post(path: string, body: unknown, who: Who, more: { accept?: string; signal?: AbortSignal } = {}): Promise<Reply> {
     const headers: Record<string, string> = { "Content-Type": "application/json" };
     if (more.accept) headers.Accept = more.accept;
-    return this.#authorized(path, { method: "POST", body: JSON.stringify(body), headers }, more.signal);
+    return this.#authorized(path, { method: "POST", body: JSON.stringify(body), headers }, who.user, more.signal);
   }
 
-  /** With a token; with a fresh one, once, where the service does not take it. */
-  async #authorized(path: string, request: RequestInit, signal?: AbortSignal): Promise<Reply> {
+  /**
+   * With a token of `user` (null: of whoever it is), and with a fresh one, once, where the service does not take it.
+   * What belongs to one user is never sent as another.
+   */
+  async #authorized(path: string, request: RequestInit, user: string | null, signal?: AbortSignal): Promise<Reply> {
     const token = await this.#tokens.current();
+    const mine = ({ user: whose }: Token) => user === null || whose === user;
+    if (!mine(token)) throw new NeedsAuth("somebody else has signed in");
     try {
       return await this.#fetch(path, authorized(request, token), signal);
     } catch (fault) {
       if (!(fault instanceof NeedsAuth)) throw fault;
       this.#tokens.spoil(token);
       const fresh = await this.#tokens.renew();
-      if (fresh.text === token.text || fresh.user !== token.user) throw fault;
+      if (fresh.text === token.text || !mine(fresh)) throw fault;
       return this.#fetch(path, authorized(request, fresh), signal);
     }
   }

@@ -9,8 +9,11 @@ export type Socket = Pick<WebSocket, "send" | "close" | "onopen" | "onmessage" |
 /** Messages between the tabs of one origin. */
 export type Channel = Pick<BroadcastChannel, "postMessage" | "close" | "onmessage">;
 
+/** Time, chance, network, tabs and page, as `Options.around` may replace them. */
 export interface Surroundings extends Chance {
+  /** As the browser's `fetch`. */
   fetch(url: string, request: RequestInit): Promise<Response>;
+  /** Open a websocket with this subprotocol. */
   socket(url: string, protocol: string): Socket;
   /** Call back after so many ms; the result takes it back. */
   after(ms: number, callback: () => void): () => void;

@@ -133,11 +133,13 @@ export class Tabs {
           this.#step(true);
         });
       })
-      .catch(() => {
-        // The request was taken back, or the lock was stolen: this tab was taken for dead.
+      .catch((fault: Error) => {
         if (this.#waiting !== waiting) return;
         this.#waiting = null;
         this.#release = null;
+        // Where locks are forbidden every tab synchronises.
+        if (fault.name !== "AbortError") return this.#step(true);
+        // The lock was stolen: this tab was taken for dead.
         this.#step(false);
         if (this.#wanted) {
           this.#stand();
