@@ -19,30 +19,37 @@ SCRATCH ?= $(shell df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 && $$4 > 6000000 {
 	END {if (!found) print ENVIRON["TMPDIR"] ? ENVIRON["TMPDIR"] : "/tmp"}')
 
 VENV := .venv
+CLIENT := client_reference/typescript
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input install --quiet
 COMPILE := UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --universal --generate-hashes \
 	--python-version 3.11 pyproject.toml
 
-.PHONY: help setup serve test lint demo bench generate lock secrets clean packages
+.PHONY: help setup serve test client lint demo bench generate lock secrets clean packages
 
 help:  ## List the targets.
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
 
-setup: $(VENV)/.dev packages  ## Install everything, tests and their database included.
+setup: $(VENV)/.dev packages $(CLIENT)/node_modules/.package-lock.json  ## Install everything, tests and their database included.
 
 serve: $(VENV)/.run  ## Run the service with SQLite and the calendar example (HOST, PORT, SCHEMA, DATABASE).
 	@mkdir -p var
 	@exec $(BIN)/tidemark serve --schema "$(SCHEMA)" --database "$(DATABASE)" --host "$(HOST)" --port "$(PORT)" --migrate
 
-test: setup lint  ## Run every check and every test (TESTS=tests/protocol for some of them).
+test: setup lint $(if $(filter tests,$(TESTS)),client)  ## Run every check and every test (TESTS=tests/protocol for some of them).
 	TMPDIR="$(SCRATCH)" $(BIN)/python -m pytest -n $(WORKERS) $(TESTS)
 
-lint: $(VENV)/.dev  ## Style, types and the order of imports.
+client: setup  ## Build and test the browser client, its size and its documentation included.
+	tools/client run package
+	tools/client run docs:check
+	tools/client test
+
+lint: $(VENV)/.dev $(CLIENT)/node_modules/.package-lock.json  ## Style, types and the order of imports.
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy --no-error-summary
 	$(BIN)/lint-imports --no-logo
+	tools/client run check
 
 demo: $(VENV)/.dev  ## Watch two devices edit the same rows offline and come to the same state.
 	@$(BIN)/python -m examples.demo
@@ -62,7 +69,7 @@ secrets:  ## Make up the secrets of compose.yaml, once.
 	@tools/secrets
 
 clean:  ## Remove what was installed or built; var/, the data, stays.
-	rm -rf $(VENV) bench/socketio/node_modules build dist
+	rm -rf $(VENV) bench/socketio/node_modules build dist $(addprefix $(CLIENT)/,node_modules build dist *.tgz)
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
@@ -77,6 +84,11 @@ packages: | $(BIN)/python
 		|| tools/packages redis-tools || echo 'Redis is missing: its tests will not run.'
 	@PATH="$$PATH:/usr/sbin:$(CURDIR)/$(BIN)"; command -v nats-server >/dev/null \
 		|| tools/unpack nats-server usr/sbin/nats-server $(BIN) || echo 'NATS is missing: its tests will not run.'
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null \
+		|| tools/packages chromium || echo 'Chromium is missing: tests in a browser will not run.'
+
+$(CLIENT)/node_modules/.package-lock.json: $(CLIENT)/package-lock.json
+	@tools/client ci --no-audit --no-fund
 
 bench/socketio/node_modules: bench/socketio/package-lock.json
 	@if command -v npm >/dev/null; then npm ci --silent --no-audit --no-fund --prefix bench/socketio; \

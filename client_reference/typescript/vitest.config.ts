@@ -4,7 +4,14 @@ import { defineConfig } from "vitest/config";
 /** A browser of the machine's own: none is downloaded. */
 const chromium = {
   executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-  args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-sync"],
+  args: [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-sync",
+  ],
 };
 
 export default defineConfig({

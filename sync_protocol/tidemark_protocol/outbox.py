@@ -18,7 +18,7 @@ from .errors import MUTATION_CODES, Remedy
 from .merge import Op, escape, same_value, split
 from .messages import Result, VerdictError
 from .model import Entity, Field
-from .rows import key_values
+from .rows import key_texts
 
 MAX_MUTATIONS: Final = 1_000
 MAX_BYTES: Final = 1 << 20
@@ -242,7 +242,7 @@ def on_top(doc: dict[str, Any] | None, mutations: Iterable[Pending], entity: Ent
         if mutation.op == "delete":
             doc = None
         elif mutation.op == "put":
-            key = dict(zip(entity.key.columns, key_values(entity, mutation.row), strict=True))
+            key = dict(zip(entity.key.columns, key_texts(entity, mutation.row), strict=True))
             made = doc["created_at"] if doc else clock.instant(mutation.at)
             doc = {**key, **fields, "created_at": made, "updated_at": clock.instant(mutation.at)}
         elif doc is not None:

@@ -50,9 +50,13 @@ def id_problem(kind: ColumnType, text: str) -> str | None:
 
 def key_values(entity: Entity, row: str) -> tuple[str | int, ...]:
     """The values of the key's columns for a `row` without problem."""
-    types = entity.key.types
-    parts = [row] if len(types) == 1 else row.split(":")
-    return tuple(int(part) if kind == "integer" else part for kind, part in zip(types, parts, strict=True))
+    parts = zip(entity.key.types, key_texts(entity, row), strict=True)
+    return tuple(int(part) if kind == "integer" else part for kind, part in parts)
+
+
+def key_texts(entity: Entity, row: str) -> list[str]:
+    """The same as a document holds them: texts, whatever the columns' types (SPEC 5)."""
+    return [row] if len(entity.key.types) == 1 else row.split(":")
 
 
 def user_scope(sub: str) -> str:

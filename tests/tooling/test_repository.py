@@ -108,14 +108,14 @@ def test_relative_links_resolve() -> None:
 
 
 def test_files_and_functions_stay_short() -> None:
-    """A file or function that grows beyond the limit is split, or stands in the list with its reason."""
+    """What grows beyond the limit is split, or stands in the list with its reason; generated files may be long."""
     long = set()
     for path, text in text_files():
-        if path.suffix != ".py":
+        if path.suffix not in (".py", ".ts", ".tsx", ".js") or "generated" in path.parts:
             continue
         if len(text.splitlines()) > LONGEST_FILE:
             long.add(str(path))
-        if path.parts[0] not in ("tests", "bench", "alembic"):
+        if path.suffix == ".py" and path.parts[0] not in ("tests", "bench", "alembic"):
             for node in ast.walk(ast.parse(text)):
                 if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                     lines = (node.end_lineno or node.lineno) - node.lineno + 1

@@ -12,6 +12,7 @@ from tidemark.store.base import FeedRow, RowImage, RowKey
 from tidemark_protocol import clock
 from tidemark_protocol.merge import RowState, split
 from tidemark_protocol.model import Entity, Field
+from tidemark_protocol.rows import key_texts
 
 _encoder: Final = msgspec.json.Encoder()
 _decoder: Final = msgspec.json.Decoder(dict[str, Any])
@@ -20,8 +21,7 @@ _clocks: Final = msgspec.json.Decoder(dict[str, str])
 
 def key_values(entity: Entity, row: str) -> dict[str, str]:
     """The key columns of a document: the row's key, or its parts when it joins several columns."""
-    columns = entity.key.columns
-    return {columns[0]: row} if len(columns) == 1 else dict(zip(columns, row.split(":"), strict=True))
+    return dict(zip(entity.key.columns, key_texts(entity, row), strict=True))
 
 
 def document(entity: Entity, row: str, state: RowState) -> bytes:

@@ -43,3 +43,8 @@ export function asError(refused: unknown, where: string): unknown {
     ? new TidemarkError(refused.code, `${where}: ${refused.message}`, refused.field)
     : refused;
 }
+
+/** Another tab has opened the database with a newer version of the app. */
+export function outdated(): TidemarkError {
+  return new TidemarkError("schema_mismatch", "a newer version of this app has the database: reload");
+}

@@ -104,7 +104,7 @@ export interface RoomView extends Presence {
 /** Be in a room for as long as the component is there (null: in none), showing `state`; hear what others say. */
 export function useRoom(
   name: string | null,
-  state: Json = null,
+  state?: Json,
   listeners: Readonly<Record<string, (said: Said) => void>> = {},
 ): RoomView {
   const db = useTidemark();
@@ -113,7 +113,7 @@ export function useRoom(
   latest.current = { state, listeners };
   useEffect(() => {
     if (name === null) return;
-    const entered = db.room(name, latest.current.state);
+    const entered = db.room(name, plain(latest.current.state));
     setRoom(entered);
     return () => {
       setRoom(null);
@@ -121,7 +121,9 @@ export function useRoom(
     };
   }, [db, name]);
   const shown = JSON.stringify(state);
-  useEffect(() => room?.show(JSON.parse(shown) as Json), [room, shown]);
+  useEffect(() => {
+    if (shown !== undefined) room?.show(JSON.parse(shown) as Json);
+  }, [room, shown]);
   const events = JSON.stringify(Object.keys(listeners).sort());
   useEffect(() => {
     const offs = (JSON.parse(events) as string[]).map((event) =>
@@ -139,9 +141,15 @@ export function useRoom(
   };
 }
 
+/** What of a state can be shown: JSON. */
+function plain(state: Json | undefined): Json | undefined {
+  const text = JSON.stringify(state);
+  return text === undefined ? undefined : (JSON.parse(text) as Json);
+}
+
 const NOWHERE: Observed<Presence> = { value: { members: {}, problem: null }, subscribe: () => () => undefined };
 
 /** Who is in a room, by session; one's own device included. */
-export function usePresence(name: string | null, state: Json = null): Members {
+export function usePresence(name: string | null, state?: Json): Members {
   return useRoom(name, state).members;
 }

@@ -1,27 +1,27 @@
 /** The database: Dexie's, with tables that are synchronised. */
 
-import { Dexie, type DexieOptions, liveQuery, type Table } from "dexie";
+import { Dexie, type DexieOptions, liveQuery, type PromiseExtended, type Table } from "dexie";
 
-import { askForPush } from "./background.ts";
+import { askForPush, tagOf } from "./background.ts";
 import { TidemarkError } from "./errors.ts";
 import { watchPage } from "./page.ts";
-import { text } from "./protocol/digest.ts";
 import type { Fields, Json } from "./protocol/model.ts";
 import type { Schema, TableTypes } from "./schema.ts";
 import { Capture } from "./store/capture.ts";
 import { type Letter, Letters } from "./store/letters.ts";
 import { Outbox, type Waiting } from "./store/outbox.ts";
-import { META, STORES } from "./store/records.ts";
+import { STORES } from "./store/records.ts";
 import { Replica } from "./store/replica.ts";
 import { Store } from "./store/store.ts";
 import { become, identify, reshape } from "./store/users.ts";
 import { Engine } from "./sync/engine.ts";
+import { problemOf } from "./sync/faults.ts";
 import type { Peer, Report } from "./sync/peer.ts";
 import { Desk, type Room, Rooms } from "./sync/rooms.ts";
 import { Server } from "./sync/server.ts";
-import { AT_REST, type Observed, type Standing, type Status, Watched } from "./sync/status.ts";
+import { AT_REST, call, type Observed, type Problem, type Standing, type Status, Watched } from "./sync/status.ts";
 import { browser, type Surroundings } from "./sync/surroundings.ts";
-import { type Message, Tabs } from "./sync/tabs.ts";
+import { type Role, Tabs } from "./sync/tabs.ts";
 import { type FetchToken, Tokens } from "./sync/tokens.ts";
 
 /** How long the first opening on a device waits to learn whose it is (ms). */
@@ -129,14 +129,15 @@ export class Tidemark extends Dexie {
     this.#store = new Store(this, declaration, this.#around);
     this.#outbox = new Outbox(this.#store);
     this.#replica = new Replica(this.#store);
-    this.#tokens = new Tokens(options.fetchToken, () => this.#around.now());
+    this.#tokens = new Tokens(options.fetchToken, this.#around);
     this.#server = new Server(options.url, this.#tokens, this.#around);
     this.#capture = new Capture(this.#store, () => this.#wrote());
     this.rejected = new Letters(this.#store, () => this.split());
     this.#engine = new Engine(this.#peer(), {
-      standing: (standing) => this.#stands(standing, true),
+      standing: (standing) => this.#stands(standing),
       became: (user) => this.#became(user, true),
       room: (event) => this.#desk.pass(event),
+      outdated: () => this.#tabs.resign(),
     });
     this.#tabs = new Tabs(this.name, this.#around, {
       lead: () => this.#lead(),
@@ -182,12 +183,14 @@ export class Tidemark extends Dexie {
     return (await this.#server.events<JournalEvent>({ entity, row, limit })).events;
   }
 
-  /** Whether the rows on this device are those that it was told of, by scope: digests of both (SPEC 5). */
-  async verify(): Promise<Record<string, { computed: string; told: string; version: number }>> {
-    const found: Record<string, { computed: string; told: string; version: number }> = {};
-    for (const { scope, to, live, total } of await this.#replica.standings()) {
-      const { computed } = await this.#replica.verify(scope);
-      found[scope] = { computed, told: text(live, total), version: to };
+  /**
+   * Whether the rows on this device are the service's, by scope: the digest computed from all of them, and the one that
+   * the service told of the same version, null where it told none (SPEC 5).
+   */
+  async verify(): Promise<Record<string, { computed: string; told: string | null; version: number }>> {
+    const found: Record<string, { computed: string; told: string | null; version: number }> = {};
+    for (const { scope, to, digest } of await this.#replica.standings()) {
+      found[scope] = { computed: await this.#replica.computed(scope), told: digest, version: to };
     }
     return found;
   }
@@ -202,23 +205,26 @@ export class Tidemark extends Dexie {
   /** Push and pull now, and tell when that is done; rejects with what stands in the way. Writes need not wait for it. */
   async synchronise(): Promise<void> {
     await this.open();
-    await this.#engine.now();
+    if (!this.#tabs.leading && (await this.#tabs.synchronise())) return;
+    try {
+      await this.#engine.now();
+    } catch (fault) {
+      const { code, message } = problemOf(fault);
+      throw new TidemarkError(code, message);
+    }
   }
 
   /** Synchronise, from now on. */
   resume(): void {
     this.#stopWatching ??= this.#watch();
-    void this.open().then(
-      () => this.#stopWatching && this.#tabs.open(),
-      (fault: Error) => this.#report({ code: "unexpected", message: `the database does not open: ${fault.message}` }),
-    );
+    void this.#begin();
   }
 
   /** Synchronise no more, until `resume`; writes go on into the outbox. */
   pause(): void {
     this.#stopWatching?.();
     this.#stopWatching = null;
-    this.#tabs.resign(true);
+    this.#tabs.resign();
   }
 
   /**
@@ -241,32 +247,59 @@ export class Tidemark extends Dexie {
     this.#capture.divide();
   }
 
-  /** Be in a room, `workspace:7` or `workspace:7/document:12`, showing `state`; Rejection `malformed` if it is none. */
-  room(name: string, state: Json = null): Room {
+  /**
+   * Be in a room, `workspace:7` or `workspace:7/document:12`, and show `state` there; without one what this tab shows
+   * there already. Rejection `malformed` for what names no room, or a state that is no JSON.
+   */
+  room(name: string, state?: Json): Room {
     return this.#rooms.enter(name, state);
   }
 
   /** Stop synchronising, and close the database, as Dexie does. */
   override close(options?: { disableAutoOpen: boolean }): void {
-    // Dexie closes within its constructor where it opens an older database.
-    if (this.#tabs) this.pause();
+    // Dexie closes by itself to open again: for an upgrade, or for a page that is put aside.
+    if (options?.disableAutoOpen !== false && this.#tabs) {
+      this.pause();
+      this.#tabs.close();
+    }
     super.close(options);
+  }
+
+  override delete(options?: { disableAutoOpen: boolean }): PromiseExtended<void> {
+    this.#around.storage?.removeItem(this.#marker);
+    return super.delete(options);
+  }
+
+  /** Under which the storage that outlives the database knows what was in it. */
+  get #marker(): string {
+    return tagOf(this.name);
   }
 
   // ── opening ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
+  async #begin(): Promise<void> {
+    try {
+      await this.open();
+      // While it rested somebody else may have signed in, in another tab.
+      this.#store.user = (await identify(this.#store)).user;
+      this.#refresh();
+      if (this.#stopWatching !== null) this.#tabs.open();
+    } catch (fault) {
+      this.#report({ code: "unexpected", message: `the database does not open: ${(fault as Error).message}` });
+    }
+  }
+
   async #prepare(): Promise<void> {
     const { storage, navigator } = this.#around;
-    const { replica } = await identify(this.#store, null);
-    const marker = `tidemark:${this.name}`;
-    const known = storage?.getItem(marker);
-    if (known && known !== replica.client) {
+    const replica = await identify(this.#store);
+    const known = storage?.getItem(this.#marker);
+    if (known && known !== replica.database) {
       this.#report({
         code: "storage_lost",
         message: "the database on this device was emptied or replaced: it is fetched anew",
       });
     }
-    storage?.setItem(marker, replica.client);
+    storage?.setItem(this.#marker, replica.database);
     this.#store.user = replica.user;
     this.#standing = { ...this.#standing, lastSync: replica.synced, offset: replica.offset };
     if (replica.user === null) await this.#meet();
@@ -294,6 +327,8 @@ export class Tidemark extends Dexie {
   #reopen(): void {
     if (this.#stopWatching === null) return;
     this.pause();
+    // Dexie takes the dead connection for an open one, and whoever notices first would close the new one.
+    super.close({ disableAutoOpen: false });
     this.resume();
   }
 
@@ -317,12 +352,14 @@ export class Tidemark extends Dexie {
       awake: () => this.#start(),
       offline: () => this.#tabs.leading && this.#engine.offline(),
       hidden: () => this.#waiting.pending > 0 && void askForPush(this.#around, this.name),
-      suspended: () => this.#tabs.resign(false),
-      resumed: () => this.#tabs.open(),
-      gone: () => this.#tabs.resign(true),
+      suspended: () => this.#tabs.resign(),
+      resumed: () => void this.#begin(),
+      gone: () => this.#tabs.close(),
     });
     const counts = liveQuery(() => this.#outbox.waiting()).subscribe({
       next: (waiting) => {
+        // Of another tab, perhaps: what is in the database is known to all.
+        if (this.#tabs.leading && waiting.pending > this.#waiting.pending) this.#engine.wrote();
         this.#waiting = waiting;
         this.#refresh();
       },
@@ -342,27 +379,24 @@ export class Tidemark extends Dexie {
 
   #follow(): void {
     this.#engine.stop();
-    this.#desk.forget();
+    this.#desk.clear();
     this.#refresh();
   }
 
   #start(): void {
-    if (this.#tabs.leading) this.#engine.start();
+    if (!this.isOpen()) void this.#begin();
+    else if (this.#tabs.leading) this.#engine.start();
     else this.#tabs.send({ t: "start" });
   }
 
   #wrote(): void {
     if (this.#tabs.leading) this.#engine.wrote();
-    else this.#tabs.send({ t: "wrote" });
     if (this.#standing.connection !== "live") void askForPush(this.#around, this.name);
   }
 
-  #heard(message: Message): void {
+  #heard(message: Parameters<Role["heard"]>[0]): void {
     const { leading } = this.#tabs;
     switch (message.t) {
-      case "wrote":
-        if (leading) this.#engine.wrote();
-        return;
       case "ask":
         if (leading) this.#tabs.send({ t: "standing", standing: this.#engine.standing });
         return;
@@ -372,6 +406,9 @@ export class Tidemark extends Dexie {
       case "signed_in":
         if (leading) this.#engine.signedIn();
         return;
+      case "synchronise":
+        if (leading) void this.#synchroniseFor(message.id);
+        return;
       case "wish":
         if (leading) this.#desk.take(message.tab, message.wish);
         return;
@@ -379,7 +416,7 @@ export class Tidemark extends Dexie {
         if (leading) this.#desk.gone(message.tab);
         return;
       case "standing":
-        if (!leading) this.#stands(message.standing, false);
+        if (!leading) this.#take(message.standing);
         return;
       case "became":
         this.#became(message.user, false);
@@ -395,27 +432,37 @@ export class Tidemark extends Dexie {
     }
   }
 
-  #stands(standing: Standing, tell: boolean): void {
+  async #synchroniseFor(id: string): Promise<void> {
+    this.#tabs.send({ t: "taken", id });
+    let problem: Problem | null = null;
+    try {
+      await this.#engine.now();
+    } catch (fault) {
+      problem = problemOf(fault);
+    }
+    this.#tabs.send({ t: "done", id, problem });
+  }
+
+  /** How this tab's own engine stands: that is how all stand, if it leads. */
+  #stands(standing: Standing): void {
+    if (this.#tabs.leading) this.#tabs.send({ t: "standing", standing });
+    const { connection } = this.#tabs.leading ? standing : this.#standing;
+    this.#take({ ...standing, connection: this.#stopWatching === null ? "paused" : connection });
+  }
+
+  #take(standing: Standing): void {
     if (this.#standing.connection === "live" && standing.connection !== "live") {
       this.#desk.forget();
       this.#rooms.dim();
     }
     this.#standing = standing;
-    if (tell) this.#tabs.send({ t: "standing", standing });
     this.#refresh();
   }
 
   #became(user: string, tell: boolean): void {
     this.#store.user = user;
     if (tell) this.#tabs.send({ t: "became", user });
-    void this.#mark();
     this.#refresh();
-  }
-
-  /** Another user's replica has another name. */
-  async #mark(): Promise<void> {
-    const replica = await this.table(META).get("replica");
-    if (replica) this.#around.storage?.setItem(`tidemark:${this.name}`, replica.client);
   }
 
   // ── telling ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -439,7 +486,8 @@ export class Tidemark extends Dexie {
   }
 
   #report(report: Report): void {
-    if (this.#options.onReport) this.#options.onReport(report);
+    const { onReport } = this.#options;
+    if (onReport) call(() => onReport(report));
     else console.error(new TidemarkError(report.code, report.message));
   }
 }

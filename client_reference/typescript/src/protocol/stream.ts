@@ -12,15 +12,7 @@
  */
 
 import { CloseCode } from "../generated/codes.ts";
-import type {
-  Changes,
-  ClientFrame,
-  ErrorFrame,
-  Mutation,
-  Result,
-  ServerFrame,
-  Welcome,
-} from "../generated/messages.ts";
+import type { Changes, ClientFrame, ErrorFrame, ServerFrame, Welcome } from "../generated/messages.ts";
 import { ClientRooms, type Gathered, type Heard } from "./clientRooms.ts";
 import type { Json } from "./model.ts";
 
@@ -57,8 +49,6 @@ export type Effect =
   | { readonly kind: "revoke"; readonly scope: string }
   /** The scope may be read now; its changes follow. */
   | { readonly kind: "added"; readonly scope: string }
-  /** The answer to a push. */
-  | { readonly kind: "verdicts"; readonly id: string | number; readonly results: Result[] }
   | Refused
   | Gathered
   | Heard
@@ -175,7 +165,8 @@ export class ClientStream {
         this.#rooms.shutOut(frame.scope);
         return [{ kind: "revoke", scope: frame.scope }];
       case "result":
-        return [observe(frame.clock), { kind: "verdicts", id: frame.id, results: frame.results }];
+        // Pushes go over HTTP: nothing of ours is answered here.
+        return [observe(frame.clock)];
       case "authed":
         this.#expect(frame.exp, now);
         return [];
@@ -224,19 +215,6 @@ export class ClientStream {
     return this.#sent([{ t: "auth", token }]);
   }
 
-  /** Add scopes to the followed set, now and after reconnecting. */
-  follow(scopes: readonly string[], watermark: Record<string, string> | null = null): Effect[] {
-    if (this.#scopes !== null) this.#scopes = [...new Set([...this.#scopes, ...scopes])];
-    if (this.#state === "live") for (const scope of scopes) this.#asked.add(scope);
-    return this.#sent([{ t: "follow", scopes: [...scopes], watermark }]);
-  }
-
-  /** Take scopes from the followed set; reconnecting follows them again unless the replica was narrowed. */
-  unfollow(scopes: readonly string[]): Effect[] {
-    if (this.#scopes !== null) this.#scopes = this.#scopes.filter((scope) => !scopes.includes(scope));
-    return this.#sent([{ t: "unfollow", scopes: [...scopes] }]);
-  }
-
   /** Be in a room, now and after reconnecting; Rejection `malformed` for what names none, or a state that is no JSON. */
   join(room: string, state: Json = null): Effect[] {
     return this.#sent(this.#rooms.join(room, state));
@@ -255,11 +233,6 @@ export class ClientStream {
   /** Say something to the others in a joined room; [] when there is no connection to say it on. */
   broadcast(room: string, event: string, payload: Json = null): Effect[] {
     return this.#sent(this.#rooms.broadcast(room, event, payload));
-  }
-
-  /** Send a push, its mutations written under `schema`; [] when there is no connection. One at a time (SPEC 4). */
-  push(id: string | number, schema: number, mutations: Mutation[]): Effect[] {
-    return this.#sent([{ t: "push", id, schema, mutations }]);
   }
 
   /** Rest until `start`. */

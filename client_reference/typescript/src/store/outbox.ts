@@ -2,19 +2,9 @@
 
 import { MAX_MUTATIONS } from "../generated/codes.ts";
 import type { Result, VerdictError } from "../generated/messages.ts";
-import { batch, dependents, nameOf, type Pending, restamp, rowName, type Settled, settle } from "../protocol/outbox.ts";
-import {
-  BASE,
-  LETTERS,
-  type LetterRecord,
-  META,
-  OUTBOX,
-  type OutboxRecord,
-  type ReplicaRecord,
-  SCOPE,
-  type ScopeRecord,
-} from "./records.ts";
-import { redraw } from "./redraw.ts";
+import { batch, type Pending, restamp, type Settled, settle } from "../protocol/outbox.ts";
+import { park, pendingIn, QUEUED, remove } from "./park.ts";
+import { LETTERS, META, OUTBOX, type OutboxRecord, type ReplicaRecord, SCOPE, type ScopeRecord } from "./records.ts";
 import type { Inside, Store } from "./store.ts";
 
 /** How many wait, and since when (the device's own ms). */
@@ -23,8 +13,6 @@ export interface Waiting {
   readonly since: number | null;
   readonly rejected: number;
 }
-
-const QUEUED = { index: "queued", is: 1 };
 
 export class Outbox {
   readonly #store: Store;
@@ -92,16 +80,17 @@ export class Outbox {
       }
       for (const { at } of awaiting.slice(-1)) await inside.observe(at);
       await inside.put(OUTBOX, awaiting);
-      await this.#remove(inside, done);
-      await this.#park(inside, settled.rejected);
+      await remove(this.#store, inside, done);
+      await park(this.#store, inside, settled.rejected);
       return settled;
     });
   }
 
   /** Stamp anew, by a corrected clock, everything from `seq` on, or (null) what was never handed over (SPEC 2). */
   async correct(seq: number | null, offset: number, now: number): Promise<void> {
-    const { node } = this.#store;
     await this.#store.write([], async (inside) => {
+      // Another node: no reading that was issued by the wrong clock comes a second time.
+      const node = this.#store.renewNode();
       await inside.put(META, [{ ...(await inside.replica()), offset }]);
       const all = await pendingIn(inside);
       const stale = seq === null ? all.filter(({ handed }) => !handed) : all.filter((record) => record.seq >= seq);
@@ -112,89 +101,18 @@ export class Outbox {
     });
   }
 
-  /** A scope may not be read any more: its unsent mutations become dead letters. */
-  async parkScope(scope: string): Promise<void> {
-    const error = { code: "revoked", message: `${scope} may not be read any more` };
-    await this.#parkSome((record) => record.scope === scope, error);
-  }
-
   /** A unit that is refused whole, alone, becomes dead letters. */
-  async parkAll(sent: readonly Pending[], error: VerdictError): Promise<void> {
-    const seqs = new Set(sent.map(({ seq }) => seq));
-    await this.#parkSome((record) => seqs.has(record.seq), error);
-  }
-
-  async #parkSome(which: (record: OutboxRecord) => boolean, error: VerdictError): Promise<void> {
+  async refuse(sent: readonly Pending[], error: VerdictError, client: string): Promise<void> {
     await this.#store.write(this.#store.entities.keys(), async (inside) => {
-      const found = (await pendingIn(inside)).filter(which);
-      await this.#park(
+      await inside.mustBe(client);
+      const held = (await standing(inside, sent)).filter(({ queued }) => queued);
+      await park(
+        this.#store,
         inside,
-        found.map((mutation) => [mutation, error]),
+        held.map((mutation) => [mutation, error]),
       );
     });
   }
-
-  // ── parts ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-  /** Take rejected mutations out, with those pending that depend on them, and keep them all. */
-  async #park(inside: Inside, rejected: Settled["rejected"]): Promise<void> {
-    if (rejected.length === 0) return;
-    const parked = this.#store.chance.now();
-    const letters = new Map(
-      rejected.map(([mutation, error]) => [mutation.seq, letterOf(mutation, error, null, parked)]),
-    );
-    const gone = rejected.map(([mutation]) => mutation);
-    const pending = await pendingIn(inside);
-    for (const [seq, cause] of await this.#dependents(inside, gone, pending)) {
-      const mutation = pending.find((record) => record.seq === seq);
-      const message = `it builds on change ${cause}, which was not accepted`;
-      if (mutation) letters.set(seq, letterOf(mutation, { code: "depends", message }, cause, parked));
-    }
-    await inside.put(LETTERS, [...letters.values()]);
-    await this.#remove(
-      inside,
-      [...letters.values()].map(({ mutation }) => mutation),
-    );
-  }
-
-  async #dependents(
-    inside: Inside,
-    gone: readonly Pending[],
-    pending: readonly Pending[],
-  ): Promise<Map<number, number>> {
-    const refs = (entity: string) => this.#store.entities.get(entity)?.refs ?? [];
-    // Asked of rows one by one, while nothing can be awaited: so all that may be asked for is looked up before.
-    const names = new Set<string>();
-    for (const { scope, entity, row, fields } of pending) {
-      names.add(rowName(scope, entity, row));
-      for (const { name, ref } of refs(entity))
-        if (fields?.[name]) names.add(rowName(scope, ref, String(fields[name])));
-    }
-    const list = [...names];
-    const bases = await inside.getMany(BASE, list);
-    const visible = new Map(list.map((name, at) => [name, bases[at] !== undefined]));
-    for (const { scope, entity, row, op } of await inside.all<OutboxRecord>(OUTBOX, { index: "[scope+awaits]" })) {
-      visible.set(rowName(scope, entity, row), op !== "delete");
-    }
-    return dependents(gone, pending, { refs, stands: (name) => visible.get(name) === true });
-  }
-
-  /** Take mutations out of the outbox; their rows show what is left. */
-  async #remove(inside: Inside, mutations: readonly Pending[]): Promise<void> {
-    let latest = "";
-    for (const { at, handed } of mutations) if (handed && at > latest) latest = at;
-    if (latest !== "") await inside.observe(latest);
-    await inside.remove(
-      OUTBOX,
-      mutations.map(({ seq }) => seq),
-    );
-    await redraw(this.#store, inside, mutations.map(nameOf));
-  }
-}
-
-/** What the server has not answered yet, in order. */
-export function pendingIn(inside: Inside): Promise<OutboxRecord[]> {
-  return inside.all<OutboxRecord>(OUTBOX, QUEUED);
 }
 
 /** The first `count` of them, and the rest of the last one's group. */
@@ -220,9 +138,4 @@ async function standing(inside: Inside, mutations: readonly Pending[]): Promise<
     mutations.map(({ seq }) => seq),
   );
   return held.filter((record) => record !== undefined);
-}
-
-function letterOf(mutation: Pending, error: VerdictError, cause: number | null, parked: number): LetterRecord {
-  const { code, message, field } = error;
-  return { seq: mutation.seq, mutation, code, message, field: field ?? null, cause, parked };
 }

@@ -21,7 +21,7 @@ export const STORES: Readonly<Record<string, string>> = {
   [SCOPE]: "scope",
   [BASE]: "name, hidden",
   [OUTBOX]: "++seq, queued, target, [scope+awaits]",
-  [LETTERS]: "seq, cause",
+  [LETTERS]: "seq",
   [SHELF]: "++id, user",
 };
 
@@ -31,6 +31,8 @@ export const TOUCHED = [META, BASE, OUTBOX] as const;
 /** Who this replica is, and what its clock has seen. */
 export interface ReplicaRecord {
   name: "replica";
+  /** Names these contents, so that their loss is noticed. */
+  database: string;
   /** Names this replica to the server (SPEC 1). */
   client: string;
   /** Whose rows and outbox these are; null before anybody has signed in. */
@@ -54,6 +56,8 @@ export interface ScopeRecord {
   /** The digest's parts (SPEC 5). */
   live: number;
   total: number;
+  /** The server's digest at `to`, where it was told one. */
+  digest: string | null;
 }
 
 /** The server's state of one live row. */

@@ -8,6 +8,7 @@ import { type Apply, judge, NOTHING } from "../protocol/replica.ts";
 import { parseScope, scopeId } from "../protocol/rows.ts";
 import type { Declared, LocalKey } from "./entities.ts";
 import { append } from "./lists.ts";
+import { park, pendingIn } from "./park.ts";
 import {
   BASE,
   type BaseRecord,
@@ -26,7 +27,6 @@ const LAST_COUNTER = 0xffff;
 
 /** What became of a run. */
 export interface Applied {
-  readonly changes: number;
   /** Something before it is missing. */
   readonly mustPull: boolean;
   /** The digest was not the server's, and the scope's watermark has been dropped: pull it anew, report it. */
@@ -69,22 +69,22 @@ export class Replica {
       if (clock !== null) await inside.observe(clock);
       const held = await inside.get<ScopeRecord>(SCOPE, run.scope);
       const step = judge(held ?? NOTHING, run, asked);
-      if (step.kind !== "apply") return { changes: 0, mustPull: step.kind === "pull", faulty: false, reset: false };
+      if (step.kind !== "apply") return { mustPull: step.kind === "pull", faulty: false, reset: false };
       return new Applying(this.#store, inside, run.scope).carryOut(step, held);
     });
   }
 
-  /** Drop a scope's watermark: the next pull brings it anew and replaces its rows. */
-  async forget(scope: string): Promise<void> {
-    await this.#store.write([], async (inside) => {
-      const held = await inside.get<ScopeRecord>(SCOPE, scope);
-      if (held !== undefined) await inside.put(SCOPE, [{ ...held, watermark: null, to: 0 }]);
-    });
-  }
-
-  /** Delete what came from a scope that may not be read any more; its mutations are parked apart. */
-  async revoke(scope: string): Promise<void> {
-    await this.#store.write(this.#tablesOf(scope), async (inside) => {
+  /** A scope may not be read any more: its rows go, its unsent mutations become dead letters. */
+  async revoke(scope: string, client: string): Promise<void> {
+    const error = { code: "revoked", message: `${scope} may not be read any more` };
+    await this.#store.write(this.#store.entities.keys(), async (inside) => {
+      await inside.mustBe(client);
+      const pending = (await pendingIn(inside)).filter((record) => record.scope === scope);
+      await park(
+        this.#store,
+        inside,
+        pending.map((mutation) => [mutation, error]),
+      );
       const applying = new Applying(this.#store, inside, scope);
       await applying.lapse();
       await applying.redrawAfter(await applying.drop());
@@ -104,17 +104,16 @@ export class Replica {
     }
   }
 
-  /** The digest of the rows as they lie on the disk, beside what their changes came to. */
-  async verify(scope: string): Promise<{ computed: string; kept: string }> {
+  /** The digest of a scope's rows, computed from all of them. */
+  async computed(scope: string): Promise<string> {
     return this.#store.read([], async (inside) => {
       const prefix = `${scope}/`;
       const bases = await inside.all<BaseRecord>(BASE, { from: prefix, below: afterPrefix(prefix) });
-      const held = await inside.get<ScopeRecord>(SCOPE, scope);
       const rows = bases.map(({ name, version }): [string, string, number] => {
         const [entity = "", row = ""] = name.slice(prefix.length).split("/");
         return [entity, row, version];
       });
-      return { computed: ofRows(rows), kept: text(held?.live ?? 0, held?.total ?? 0) };
+      return ofRows(rows);
     });
   }
 
@@ -139,7 +138,7 @@ class Applying {
 
   async carryOut(step: Apply, held: ScopeRecord | undefined): Promise<Applied> {
     const dropped = step.replace ? await this.drop() : [];
-    const released = step.reset ? await this.lapse() : await this.#release(step.copy.to);
+    const released = step.reset ? await this.lapse() : await this.#release(step);
     const start = step.replace || held === undefined ? { live: 0, total: 0 } : held;
     const { live, total, shared } = await this.#write(step, start);
     const drawn = new Set(step.changes.map(({ entity, row }) => rowName(this.#scope, entity, row)));
@@ -147,8 +146,9 @@ class Applying {
     await this.redrawAfter([...left, ...[...shared].map((target) => `${this.#scope}/${target}`)]);
     const faulty = step.digest !== null && step.digest !== text(live, total);
     const copy = faulty ? { ...NOTHING, highest: step.copy.highest } : step.copy;
-    await this.#inside.put(SCOPE, [{ scope: this.#scope, ...copy, live, total }]);
-    return { changes: step.changes.length, mustPull: false, faulty, reset: step.reset };
+    const digest = faulty ? null : step.digest;
+    await this.#inside.put(SCOPE, [{ scope: this.#scope, ...copy, live, total, digest }]);
+    return { mustPull: false, faulty, reset: step.reset };
   }
 
   /** Take all of the scope's rows away; which rows then have to be drawn again. */
@@ -172,13 +172,22 @@ class Applying {
 
   /** After a reset or revocation versions awaited mean nothing any more; the rows concerned. */
   lapse(): Promise<string[]> {
-    return this.#release(Number.MAX_SAFE_INTEGER);
+    return this.#done(Number.MAX_SAFE_INTEGER, () => true);
   }
 
-  /** The replica has reached a version: what was applied up to it need not stay on top; the rows concerned. */
-  async #release(version: number): Promise<string[]> {
+  /**
+   * What was applied up to the version reached need not stay on top; the rows concerned. Short of the head a row that has
+   * changed again comes in a later page: until then what was before it is not to be seen.
+   */
+  #release({ changes, copy }: Apply): Promise<string[]> {
+    if (copy.to === copy.highest) return this.#done(copy.to, () => true);
+    const here = new Set(changes.map(({ entity, row }) => targetOf(entity, row)));
+    return this.#done(copy.to, ({ target }) => here.has(target));
+  }
+
+  async #done(version: number, which: (record: OutboxRecord) => boolean): Promise<string[]> {
     const reached = { index: "[scope+awaits]", from: [this.#scope, 0], upTo: [this.#scope, version] };
-    const done = await this.#inside.all<OutboxRecord>(OUTBOX, reached);
+    const done = (await this.#inside.all<OutboxRecord>(OUTBOX, reached)).filter(which);
     await this.#inside.remove(
       OUTBOX,
       done.map(({ seq }) => seq),

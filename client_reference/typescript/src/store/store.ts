@@ -2,8 +2,8 @@
 
 import { type DBCore, type DBCoreIndex, type DBCoreTable, type DBCoreTransaction, Dexie } from "dexie";
 
-import { TidemarkError } from "../errors.ts";
-import { Clock } from "../protocol/clock.ts";
+import { outdated, TidemarkError } from "../errors.ts";
+import { Clock, isReading } from "../protocol/clock.ts";
 import type { Declaration } from "../protocol/model.ts";
 import { type Declared, declared, type Entities } from "./entities.ts";
 import { BASE, LETTERS, META, OUTBOX, type ReplicaRecord, SCOPE, SHELF } from "./records.ts";
@@ -31,7 +31,7 @@ export class Store {
   readonly entities: Entities;
   readonly chance: Chance;
   /** Of this tab's clock: drawn at each opening, so that a copied profile never shares one (SPEC 2). */
-  readonly node: string;
+  node: string;
   /** Whose rows this tab shows; null before it is known. */
   user: string | null = null;
   #db: Dexie;
@@ -42,7 +42,12 @@ export class Store {
     this.declaration = declaration;
     this.entities = declared(declaration);
     this.chance = chance;
-    this.node = Array.from({ length: 16 }, () => Math.floor(chance.random() * 16).toString(16)).join("");
+    this.node = this.renewNode();
+  }
+
+  renewNode(): string {
+    this.node = Array.from({ length: 16 }, () => Math.floor(this.chance.random() * 16).toString(16)).join("");
+    return this.node;
   }
 
   /** The layer below the capture; the middleware hands it over when the database opens. */
@@ -88,7 +93,7 @@ export class Store {
     // `transless`: work of ours is never part of a transaction that happens to be the app's.
     return Dexie.ignoreTransaction(() =>
       this.db.transaction(mode, tables, async (trans) =>
-        body(new Inside(this.core, trans.idbtrans as unknown as DBCoreTransaction)),
+        body(new Inside(this.core, trans.idbtrans as unknown as DBCoreTransaction, this.declaration.schema)),
       ),
     );
   }
@@ -98,10 +103,13 @@ export class Store {
 export class Inside {
   readonly #core: DBCore;
   readonly #trans: DBCoreTransaction;
+  readonly #schema: number;
 
-  constructor(core: DBCore, trans: DBCoreTransaction) {
+  /** `schema` is the number that this app declares. */
+  constructor(core: DBCore, trans: DBCoreTransaction, schema: number) {
     this.#core = core;
     this.#trans = trans;
+    this.#schema = schema;
   }
 
   async get<T>(table: string, key: unknown): Promise<T | undefined> {
@@ -160,17 +168,20 @@ export class Inside {
     return found;
   }
 
-  /** What was asked for as one replica is nothing to another: the tables may be another user's by now. */
+  /**
+   * What was asked for as one replica is nothing to another: by now the tables may be another user's, or a newer app's.
+   */
   async mustBe(client: string): Promise<void> {
-    if ((await this.replica()).client !== client) {
-      throw new TidemarkError("user_changed", "the answer is of a former user");
-    }
+    const replica = await this.replica();
+    if (replica.client !== client) throw new TidemarkError("user_changed", "that was of a former user");
+    if (replica.schema > this.#schema) throw outdated();
   }
 
   /** Keep a reading that was received or has left the outbox, so that later ones are above it. */
   async observe(reading: string): Promise<void> {
     const replica = await this.replica();
-    if (replica.clock === null || reading > replica.clock) await this.put(META, [{ ...replica, clock: reading }]);
+    if (isReading(reading) && (replica.clock === null || reading > replica.clock))
+      await this.put(META, [{ ...replica, clock: reading }]);
   }
 
   /** A clock at the highest reading that was received, sent, or issued to the outbox before `seq`. */

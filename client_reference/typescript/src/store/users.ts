@@ -21,23 +21,24 @@ import type { Inside, Store } from "./store.ts";
 const SLICE = 1_000;
 
 /** Who this replica is, made up where it is new. */
-export function identify(store: Store, user: string | null): Promise<{ replica: ReplicaRecord; fresh: boolean }> {
+export function identify(store: Store): Promise<ReplicaRecord> {
   const { chance, declaration } = store;
   return store.write([], async (inside) => {
     const found = await inside.get<ReplicaRecord>(META, "replica");
-    if (found !== undefined) return { replica: found, fresh: false };
+    if (found !== undefined) return found;
     const { schema } = declaration;
     const replica: ReplicaRecord = {
       name: "replica",
+      database: chance.uuid(),
       client: chance.uuid(),
-      user,
+      user: null,
       clock: null,
       offset: null,
       schema,
       synced: null,
     };
     await inside.put(META, [replica]);
-    return { replica, fresh: true };
+    return replica;
   });
 }
 
@@ -101,7 +102,7 @@ async function takeBack(store: Store, inside: Inside, user: string): Promise<voi
 export async function reshape(store: Store): Promise<void> {
   const { schema } = store.declaration;
   const kept = await store.read([], (inside) => inside.replica());
-  if (kept.schema === schema) return;
+  if (kept.schema >= schema) return;
   for (const table of store.entities.values()) {
     let after: unknown;
     do {

@@ -1,6 +1,6 @@
 /** What one transaction of the app's writes: each value checked and stamped (SPEC 2 to 4), before anything is kept. */
 
-import { asError, TidemarkError } from "../errors.ts";
+import { asError, outdated, TidemarkError } from "../errors.ts";
 import { MAX_BYTES, MAX_MUTATIONS } from "../generated/codes.ts";
 import { Clock, instant } from "../protocol/clock.ts";
 import type { Fields } from "../protocol/model.ts";
@@ -79,6 +79,7 @@ export class Writing {
     if (replica.user !== user) {
       throw new TidemarkError("user_changed", "somebody else has signed in meanwhile: nothing was written");
     }
+    if (replica.schema > this.#store.declaration.schema) throw outdated();
     const clock = new Clock(node, replica.clock);
     if (latest !== undefined) clock.observe(latest.at);
     this.#begun = { replica, clock };

@@ -1,30 +1,31 @@
 /**
- * Synchronisation, in the one tab that does it (architecture: `protocol/stream.ts` decides, this carries out).
+ * Synchronisation, in the one tab that does it: `protocol/stream.ts` decides, this carries out.
  *
  * Two lanes: down come frames and pulls, one after the other, so that no answer is older than the one before it; up go
- * pushes, one at a time. What goes wrong on one lane does not hold up the other.
+ * pushes (`Sender`), one at a time. What goes wrong on one lane does not hold up the other.
  */
 
+import { outdated, TidemarkError } from "../errors.ts";
+import { CloseCode } from "../generated/codes.ts";
 import type { ServerFrame } from "../generated/messages.ts";
 import type { Gathered, Heard } from "../protocol/clientRooms.ts";
+import type { Json } from "../protocol/model.ts";
 import { ClientStream, type Effect, type Refused as FrameRefused } from "../protocol/stream.ts";
 import { become } from "../store/users.ts";
-import { NeedsAuth, Refused, Temporary, Upgrade } from "./faults.ts";
+import { NeedsAuth, problemOf, Refused, Temporary, Upgrade } from "./faults.ts";
 import { Lane, type Peer } from "./peer.ts";
+import { Poller } from "./poller.ts";
 import { Puller } from "./puller.ts";
 import { Pusher } from "./pusher.ts";
-import { AT_REST, type Connection, type Problem, type Standing } from "./status.ts";
+import { Sender } from "./sender.ts";
+import { AT_REST, type Standing } from "./status.ts";
 import type { Token } from "./tokens.ts";
 import { Wire } from "./wire.ts";
 
-/** How long a write waits for company before it is sent (ms). */
-const DEBOUNCE = 5;
 /** So many connections in a row that never came to a welcome, while requests got through: no websocket is to be had. */
 const HOPELESS = 2;
 /** How soon a fresh token is asked for again (ms). */
 const RENEW_AGAIN = 10_000;
-const FIRST_DELAY = 500;
-const LONGEST_DELAY = 60_000;
 
 /** What the rest of the client hears. */
 export interface Hearing {
@@ -32,6 +33,8 @@ export interface Hearing {
   /** Somebody else has signed in: the tables hold that user's rows now. */
   became(user: string): void;
   room(event: Gathered | Heard | FrameRefused): void;
+  /** This app is older than what the tables hold: another tab runs a newer one. */
+  outdated(): void;
 }
 
 export class Engine {
@@ -39,8 +42,9 @@ export class Engine {
   readonly #hearing: Hearing;
   readonly #puller: Puller;
   readonly #pusher: Pusher;
+  readonly #sender: Sender;
+  readonly #poller: Poller;
   readonly #down = new Lane();
-  readonly #up = new Lane();
   #client = "";
   #stream: ClientStream;
   #wire: Wire | null = null;
@@ -52,18 +56,16 @@ export class Engine {
   /** Pulled since the last hello: what the stream still brings answers an older request. */
   #pulled = false;
   #unwelcome = 0;
-  #polling: AbortController | null = null;
-  #failures = 0;
   #disarm: () => void = () => undefined;
-  #unschedule: (() => void) | null = null;
-  #scheduledAt = 0;
 
   constructor(peer: Peer, hearing: Hearing) {
     this.#peer = peer;
     this.#hearing = hearing;
     this.#puller = new Puller(peer, (firstSync) => this.#tell({ firstSync }));
     this.#pusher = new Pusher(peer, () => this.#puller.resets);
-    this.#stream = this.#fresh("");
+    this.#sender = new Sender(peer, this.#pusher, (fault) => this.#unsent(fault));
+    this.#poller = new Poller(peer, this.#puller, this.#down);
+    this.#stream = this.#fresh();
   }
 
   get standing(): Standing {
@@ -75,71 +77,58 @@ export class Engine {
   /** Begin, or begin anew at once: the network is back, somebody looks, somebody has signed in. */
   start(): void {
     this.#running = true;
-    this.#failures = 0;
+    this.#sender.start();
+    if (this.#stream.state === "stopped") this.#stream.stop();
     if (this.#stream.state === "live" || this.#preparing) {
       this.#do(this.#stream.elapsed(this.#now(), this.#peer.around.random()));
-      this.wrote(0);
       return;
     }
-    if (this.#stream.state === "stopped") this.#stream.stop();
-    this.#tell({ connection: this.#isOffline() ? "offline" : this.#polling ? "polling" : "connecting" });
+    this.#tell({ connection: this.#isOffline() ? "offline" : this.#poller.active ? "polling" : "connecting" });
     this.#do(this.#stream.start(this.#now()));
+  }
+
+  stop(): void {
+    this.#rest();
+    this.#tell({ connection: "paused", firstSync: null });
   }
 
   /** The browser says that there is no network: what is open is dead, or soon will be. */
   offline(): void {
-    this.#wire?.drop();
-    this.#wire = null;
-    this.#do(this.#stream.closed(null, "", this.#now(), this.#peer.around.random()));
+    this.#overtake();
+    this.#peer.server.giveUp();
+    this.#drop();
+    if (this.#running) this.#failed(new Temporary("there is no network"));
     this.#tell({ connection: "offline" });
   }
 
-  stop(): void {
-    this.#running = false;
-    this.#turn += 1;
-    this.#preparing = false;
-    this.#unschedule?.();
-    this.#unschedule = null;
-    this.#endPolling();
-    this.#do(this.#stream.stop());
-    this.#tell({ connection: "paused", firstSync: null });
-  }
-
   /** There is something in the outbox: send it soon. */
-  wrote(delay = DEBOUNCE): void {
-    if (!this.#running) return;
-    const at = this.#now() + delay;
-    if (this.#unschedule !== null) {
-      if (this.#scheduledAt <= at) return;
-      this.#unschedule();
-    }
-    this.#scheduledAt = at;
-    this.#unschedule = this.#peer.around.after(delay, () => {
-      this.#unschedule = null;
-      void this.#pushQuietly();
-    });
+  wrote(): void {
+    this.#sender.wrote();
   }
 
   /** Push and pull once, whatever state the connection is in; rejects with what stands in the way. */
   async now(): Promise<void> {
     try {
       await this.#down.run(() => this.#prepare(true));
-      await this.#push();
+      await this.#sender.now();
       await this.#down.run(() => this.#pull());
     } catch (fault) {
       this.#note(fault);
       throw fault;
+    } finally {
+      // As somebody else, perhaps.
+      if (this.#running && this.#stream.state === "resting") this.start();
     }
   }
 
   /** The app's user may be another one now: ask for a token, and begin anew with it. */
   signedIn(): void {
-    this.stop();
+    this.#rest();
     this.#peer.tokens.forget();
     this.start();
   }
 
-  join(room: string, state: Parameters<ClientStream["join"]>[1]): void {
+  join(room: string, state: Json): void {
     this.#do(this.#stream.join(room, state));
   }
 
@@ -147,11 +136,11 @@ export class Engine {
     this.#do(this.#stream.leave(room));
   }
 
-  show(room: string, state: Parameters<ClientStream["show"]>[1]): void {
+  show(room: string, state: Json): void {
     this.#do(this.#stream.show(room, state));
   }
 
-  broadcast(room: string, event: string, payload: Parameters<ClientStream["broadcast"]>[2]): void {
+  broadcast(room: string, event: string, payload: Json): void {
     this.#do(this.#stream.broadcast(room, event, payload));
   }
 
@@ -174,6 +163,7 @@ export class Engine {
   }
 
   #carryOut(effect: Exclude<Effect, { kind: "observe" }>, clock: string | null): void {
+    const client = this.#client;
     switch (effect.kind) {
       case "connect":
         this.#stream.stop();
@@ -183,15 +173,13 @@ export class Engine {
         this.#wire?.send(effect.frame);
         return;
       case "hang":
-        this.#wire?.drop();
-        this.#wire = null;
+        this.#drop();
         this.#tellConnecting();
         return;
       case "renewToken":
         void this.#renew();
         return;
-      case "applyRun": {
-        const client = this.#client;
+      case "applyRun":
         this.#bring(async () => {
           const { replica, report } = this.#peer;
           const asked = effect.asked && !this.#pulled;
@@ -202,12 +190,11 @@ export class Engine {
           else this.#tell({ lastSync: this.#now() });
         });
         return;
-      }
       case "pullScope":
         this.#bring(() => this.#pull());
         return;
       case "revoke":
-        this.#bring(() => this.#puller.revoke(effect.scope));
+        this.#bring(() => this.#peer.replica.revoke(effect.scope, client));
         return;
       case "gathered":
       case "heard":
@@ -217,8 +204,7 @@ export class Engine {
         if (effect.room !== null) this.#hearing.room(effect);
         return;
       case "added":
-      case "verdicts":
-        // Its rows follow as changes; pushes go over HTTP.
+        // Its rows follow as changes.
         return;
       case "stop":
         this.#stopped(effect.why, effect.reason);
@@ -231,29 +217,29 @@ export class Engine {
   /** Catch up over HTTP, so that the stream has little to bring; then open it. */
   async #connect(): Promise<void> {
     if (this.#preparing || !this.#running) return;
-    this.#turn += 1;
-    const turn = this.#turn;
+    const turn = this.#overtake();
     this.#preparing = true;
     this.#disarm();
-    let token: Token;
     try {
-      token = await this.#down.run(() => this.#prepare(this.#polling === null));
+      const token = await this.#down.run(() => this.#prepare(!this.#poller.active, turn));
+      if (turn !== this.#turn) return;
+      this.#preparing = false;
+      // After the pull: so an edit that lost shows its winner, and not what was there before.
+      this.#sender.wrote();
+      this.#stream.start(this.#now());
+      if (this.#stream.state === "connecting") this.#open(token);
+      this.#arm();
     } catch (fault) {
-      if (turn === this.#turn) this.#failed(fault);
-      return;
-    } finally {
-      if (turn === this.#turn) this.#preparing = false;
+      if (turn !== this.#turn) return;
+      // Before what follows: while preparing, no alarm is set for the next attempt.
+      this.#preparing = false;
+      this.#failed(fault);
     }
-    if (turn !== this.#turn) return;
-    this.wrote(0);
-    this.#stream.start(this.#now());
-    if (this.#stream.state === "connecting") this.#open(token);
-    this.#arm();
   }
 
   #open(token: Token): void {
     const { server, around, replica } = this.#peer;
-    const wire = new Wire(server.socketUrl, around, {
+    const wire: Wire = new Wire(server.socketUrl, around, {
       opened: () =>
         this.#bring(async () => {
           const watermark = await replica.watermark();
@@ -262,10 +248,7 @@ export class Engine {
           this.#do(this.#stream.connected(token.text, token.expires, watermark, this.#now()));
         }),
       received: (frame) => this.#received(frame),
-      closed: (code, reason) => {
-        this.#wire = null;
-        this.#lost(code, reason, token);
-      },
+      closed: (code, reason) => this.#lost(code, reason, token),
     });
     this.#wire = wire;
   }
@@ -273,30 +256,52 @@ export class Engine {
   #received(frame: ServerFrame): void {
     if (frame.t === "welcome") {
       this.#unwelcome = 0;
-      this.#failures = 0;
-      this.#endPolling();
+      this.#poller.end();
       this.#tell({ connection: "live", problem: null, lastSync: this.#now() });
-      this.wrote(0);
+      this.#sender.start();
     }
     this.#do(this.#stream.received(frame, this.#now()));
   }
 
   #lost(code: number | null, reason: string, token: Token): void {
-    if (this.#stream.state !== "live") this.#unwelcome += 1;
-    if (code === 4401) this.#peer.tokens.spoil(token);
+    this.#drop();
+    if (code === CloseCode.UNAUTHENTICATED) this.#peer.tokens.spoil(token);
     this.#tellConnecting();
     this.#do(this.#stream.closed(code, reason, this.#now(), this.#peer.around.random()));
-    if (this.#unwelcome >= HOPELESS && this.#stream.state === "waiting") this.#beginPolling();
+  }
+
+  /** Let go of the connection; after too many that never came to a welcome, poll. */
+  #drop(): void {
+    if (this.#wire === null) return;
+    this.#wire.drop();
+    this.#wire = null;
+    if (this.#stream.state === "live") return;
+    this.#unwelcome += 1;
+    if (this.#unwelcome >= HOPELESS && this.#running && !this.#isOffline()) {
+      // Not only once the first poll is answered, which may be held for long: requests do get through.
+      if (!this.#poller.active) this.#tell({ connection: "polling" });
+      this.#poller.begin((fault) => this.#polled(fault));
+      this.#tell({ connection: "polling" });
+    }
+  }
+
+  #polled(fault: unknown): void {
+    if (fault === null) this.#tell({ connection: "polling", problem: null, lastSync: this.#now() });
+    else if (isFinal(fault)) this.#failed(fault);
+    else this.#note(fault);
   }
 
   /** What has to be done before connecting; a token that is good. `pull`: catch up, too. */
-  async #prepare(pull: boolean): Promise<Token> {
+  async #prepare(pull: boolean, turn = this.#turn): Promise<Token> {
     const { tokens, store } = this.#peer;
     const token = await tokens.current();
+    if (turn !== this.#turn) throw new Temporary("begun anew meanwhile");
+    const held = await store.read([], (inside) => inside.replica());
+    if (held.schema > store.declaration.schema) throw outdated();
     if (token.user !== store.user) await this.#become(token.user);
     await this.#pusher.measure();
     const { client, offset, synced } = await store.read([], (inside) => inside.replica());
-    if (this.#stream.state !== "live") this.#renameStream(client);
+    if (this.#stream.state !== "live") this.#rename(client);
     this.#tell({ offset, lastSync: synced });
     if (pull) await this.#pull();
     return token;
@@ -304,7 +309,8 @@ export class Engine {
 
   /** What the former user's connection still brings is not for these tables. */
   async #become(user: string): Promise<void> {
-    this.#do(this.#stream.stop());
+    this.#drop();
+    this.#stream.stop();
     await become(this.#peer.store, user);
     this.#peer.store.user = user;
     this.#hearing.became(user);
@@ -317,15 +323,19 @@ export class Engine {
   }
 
   async #renew(): Promise<void> {
+    const turn = this.#turn;
     try {
       const token = await this.#peer.tokens.renew();
+      if (turn !== this.#turn) return;
       if (token.user !== this.#peer.store.user) this.signedIn();
       else this.#do(this.#stream.renewed(token.text, token.expires, this.#now()));
     } catch (fault) {
+      if (turn !== this.#turn) return;
       this.#note(fault);
       // The stream ends when the old one runs out; until then there is time to try again.
-      const turn = this.#turn;
-      this.#peer.around.after(RENEW_AGAIN, () => turn === this.#turn && this.#stream.state === "live" && this.#renew());
+      this.#peer.around.after(RENEW_AGAIN, () => {
+        if (turn === this.#turn && this.#stream.state === "live") void this.#renew();
+      });
     }
   }
 
@@ -335,8 +345,7 @@ export class Engine {
     const current = async () => (turn === this.#turn ? task() : undefined);
     this.#down.run(current).catch((fault) => {
       if (turn !== this.#turn || !this.#running) return;
-      this.#wire?.drop();
-      this.#wire = null;
+      this.#drop();
       this.#failed(fault);
     });
   }
@@ -344,21 +353,42 @@ export class Engine {
   /** The attempt, or the connection, has come to nothing. */
   #failed(fault: unknown): void {
     this.#note(fault);
-    if (fault instanceof Upgrade || fault instanceof Refused) {
-      this.#stopped(fault instanceof Upgrade ? "upgrade" : "forbidden", fault.message);
+    if (isFinal(fault)) {
+      this.#stopped(fault instanceof Refused ? "forbidden" : "upgrade", (fault as Error).message);
+      if (isOutdated(fault)) this.#hearing.outdated();
       return;
     }
     if (this.#stream.state === "resting") this.#stream.start(this.#now());
     this.#do(this.#stream.closed(null, "", this.#now(), this.#peer.around.random()));
+    // That nothing can be had does not mean that nothing can be given.
+    this.#sender.wrote();
+  }
+
+  #unsent(fault: unknown): void {
+    if (isFinal(fault)) this.#failed(fault);
+    else this.#note(fault);
   }
 
   #stopped(why: "upgrade" | "forbidden" | "fault", message: string): void {
-    this.#running = false;
-    this.#turn += 1;
-    this.#endPolling();
-    this.#do(this.#stream.stop());
+    this.#rest();
     const code = why === "upgrade" ? "schema_mismatch" : why;
     this.#tell({ connection: why === "upgrade" ? "needs-upgrade" : "refused", problem: { code, message } });
+  }
+
+  #rest(): void {
+    this.#running = false;
+    this.#overtake();
+    this.#sender.stop();
+    this.#poller.end();
+    this.#drop();
+    this.#do(this.#stream.stop());
+  }
+
+  /** From now on another attempt counts: what is under way of the former one ends in nothing. */
+  #overtake(): number {
+    this.#preparing = false;
+    this.#turn += 1;
+    return this.#turn;
   }
 
   #arm(): void {
@@ -371,90 +401,18 @@ export class Engine {
     );
   }
 
-  // ── pushing ─────────────────────────────────────────────────────────────────────────────────────────────────────
-
-  #push(): Promise<void> {
-    return this.#up.run(() => this.#pusher.push());
-  }
-
-  async #pushQuietly(): Promise<void> {
-    const turn = this.#turn;
-    try {
-      // Without a user that is known to be the present one nothing is sent.
-      const { user } = await this.#peer.tokens.current();
-      if (user !== this.#peer.store.user) return;
-      await this.#push();
-      this.#failures = 0;
-    } catch (fault) {
-      if (!this.#running || turn !== this.#turn) return;
-      this.#note(fault);
-      if (fault instanceof Upgrade || fault instanceof Refused) this.#failed(fault);
-      else this.wrote(this.#delay(fault));
-    }
-  }
-
-  /** Half a delay and up to as much again by chance, doubled with every failure; no shorter than the service asks. */
-  #delay(fault: unknown): number {
-    const asked = fault instanceof Temporary ? (fault.retryAfter ?? 0) : 0;
-    const delay = Math.min(LONGEST_DELAY, FIRST_DELAY * 2 ** this.#failures);
-    this.#failures = Math.min(this.#failures + 1, 10);
-    return Math.max(asked, delay * (0.5 + this.#peer.around.random() / 2));
-  }
-
-  // ── polling ─────────────────────────────────────────────────────────────────────────────────────────────────────
-
-  #beginPolling(): void {
-    if (this.#polling !== null || !this.#running) return;
-    const ending = new AbortController();
-    this.#polling = ending;
-    this.#tell({ connection: "polling" });
-    void this.#poll(ending.signal);
-  }
-
-  async #poll(signal: AbortSignal): Promise<void> {
-    let failures = 0;
-    while (!signal.aborted) {
-      try {
-        await this.#puller.poll(signal);
-        failures = 0;
-        if (!signal.aborted) this.#tell({ connection: "polling", problem: null, lastSync: this.#now() });
-      } catch (fault) {
-        if (signal.aborted) return;
-        this.#note(fault);
-        if (fault instanceof Upgrade || fault instanceof Refused) return this.#failed(fault);
-        failures = Math.min(failures + 1, 7);
-        await this.#pause(FIRST_DELAY * 2 ** failures * (0.5 + this.#peer.around.random() / 2), signal);
-      }
-    }
-  }
-
-  #pause(ms: number, signal: AbortSignal): Promise<void> {
-    return new Promise((resolve) => {
-      const forget = this.#peer.around.after(ms, resolve);
-      signal.addEventListener("abort", () => {
-        forget();
-        resolve();
-      });
-    });
-  }
-
-  #endPolling(): void {
-    this.#polling?.abort();
-    this.#polling = null;
-  }
-
   // ── parts ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-  #fresh(client: string): ClientStream {
-    return new ClientStream(client, this.#peer.store.declaration.schema, this.#peer.scopes);
+  #fresh(): ClientStream {
+    return new ClientStream(this.#client, this.#peer.store.declaration.schema, this.#peer.scopes);
   }
 
   /** A replica that belongs to somebody else now has another name; the app is in the same rooms as before. */
-  #renameStream(client: string): void {
+  #rename(client: string): void {
     if (this.#client === client) return;
     this.#client = client;
     const { rooms } = this.#stream;
-    this.#stream = this.#fresh(client);
+    this.#stream = this.#fresh();
     for (const [room, state] of rooms) this.#stream.join(room, state);
   }
 
@@ -474,25 +432,25 @@ export class Engine {
   /** Say what went wrong, and what it makes of the connection. */
   #note(fault: unknown): void {
     const problem = problemOf(fault);
+    const { connection } = this.#standing;
     if (problem.code === "unexpected") this.#peer.report({ code: "unexpected", message: problem.message });
+    const works = connection === "live" || connection === "polling" || !this.#running;
     if (fault instanceof NeedsAuth && this.#stream.state !== "live") this.#tell({ connection: "needs-auth", problem });
-    else if (this.#standing.connection === "live" || this.#standing.connection === "polling") this.#tell({ problem });
+    else if (works) this.#tell({ problem });
     else this.#tell({ connection: this.#isOffline() ? "offline" : "connecting", problem });
   }
 
-  #tell(changed: Partial<Standing> & { connection?: Connection }): void {
-    const before = this.#standing;
-    this.#standing = { ...before, ...changed };
+  #tell(changed: Partial<Standing>): void {
+    this.#standing = { ...this.#standing, ...changed };
     this.#hearing.standing(this.#standing);
   }
 }
 
-function problemOf(fault: unknown): Problem {
-  const message = fault instanceof Error ? fault.message : String(fault);
-  if (fault instanceof Temporary) return { code: "unavailable", message };
-  if (fault instanceof NeedsAuth) return { code: "needs_auth", message };
-  if (fault instanceof Upgrade) return { code: "schema_mismatch", message };
-  if (fault instanceof Refused) return { code: fault.code, message };
-  const name = fault instanceof Error ? fault.name : "";
-  return { code: name === "QuotaExceededError" ? "quota" : "unexpected", message: `${name}: ${message}` };
+/** Whether trying again changes nothing. */
+function isFinal(fault: unknown): boolean {
+  return fault instanceof Upgrade || fault instanceof Refused || isOutdated(fault);
+}
+
+function isOutdated(fault: unknown): boolean {
+  return fault instanceof TidemarkError && fault.code === "schema_mismatch";
 }

@@ -12,6 +12,9 @@
  *     └── Refused      repeating the request changes nothing
  */
 
+import { TidemarkError } from "../errors.ts";
+import type { Problem } from "./status.ts";
+
 export class Temporary extends Error {
   override readonly name = "Temporary";
   /** Milliseconds that the service asks to wait; null: it does not say. */
@@ -51,4 +54,19 @@ export class Refused extends Error {
     super(message);
     this.code = code;
   }
+}
+
+/** A failure as the app is told of it. */
+export function problemOf(fault: unknown): Problem {
+  const message = fault instanceof Error ? fault.message : String(fault);
+  if (fault instanceof Temporary) return { code: "unavailable", message };
+  if (fault instanceof NeedsAuth) return { code: "needs_auth", message };
+  if (fault instanceof Upgrade) return { code: "schema_mismatch", message };
+  if (fault instanceof Refused) return { code: fault.code, message };
+  if (fault instanceof TidemarkError) return { code: fault.code, message };
+  const name = fault instanceof Error ? fault.name : "";
+  // Storage is found to be full at the commit: Dexie then says that the transaction was aborted, and why within.
+  const { inner } = fault as { readonly inner?: unknown };
+  const names = [name, inner instanceof Error || inner instanceof DOMException ? inner.name : ""];
+  return { code: names.includes("QuotaExceededError") ? "quota" : "unexpected", message: `${name}: ${message}` };
 }

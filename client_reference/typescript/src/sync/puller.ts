@@ -43,12 +43,15 @@ export class Puller {
     }
   }
 
-  /** Wait for something new, and take it in. */
-  async poll(signal: AbortSignal): Promise<void> {
+  /** Wait for something new; what is given back takes it in, and says whether there was any. */
+  async ask(signal: AbortSignal): Promise<() => Promise<boolean>> {
     const who = await this.#who();
     const answer = await this.#peer.server.poll(who, { ...(await this.#request(who)), wait: WAIT }, signal);
-    for (const run of answer.scopes) await this.#take(run, who);
-    await this.#finish(answer, who, !answer.more);
+    return async () => {
+      for (const run of answer.scopes) await this.#take(run, who);
+      await this.#finish(answer, who, !answer.more);
+      return answer.scopes.length > 0;
+    };
   }
 
   #who(): Promise<Who> {
@@ -99,13 +102,7 @@ export class Puller {
       await inside.observe(clock);
       if (complete) await inside.put(META, [{ ...(await inside.replica()), synced: around.now() }]);
     });
-    if (this.#peer.scopes === null) await replica.lapseBeyond(readable);
-    for (const scope of revoked) await this.revoke(scope);
-  }
-
-  /** A scope may not be read any more: its rows go, its unsent mutations become dead letters. */
-  async revoke(scope: string): Promise<void> {
-    await this.#peer.outbox.parkScope(scope);
-    await this.#peer.replica.revoke(scope);
+    await replica.lapseBeyond(readable);
+    for (const scope of revoked) await replica.revoke(scope, client);
   }
 }

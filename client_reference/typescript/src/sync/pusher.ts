@@ -49,7 +49,7 @@ export class Pusher {
         if (settled.kept.length > 0) await this.#overcome(settled, tries);
       } catch (fault) {
         if (!(fault instanceof TooMuch)) throw fault;
-        limit = await this.#sendLess(sending, fault);
+        limit = await this.#sendLess(sending, who, fault);
       }
     }
   }
@@ -62,11 +62,11 @@ export class Pusher {
   }
 
   /** After a push was refused whole: how many to send next. What is refused alone becomes a dead letter. */
-  async #sendLess(sending: readonly Pending[], refused: TooMuch): Promise<number> {
+  async #sendLess(sending: readonly Pending[], { client }: Who, refused: TooMuch): Promise<number> {
     const less = halved(sending);
     if (less !== null) return less;
     if (!refused.final) throw new Temporary(refused.message);
-    await this.#peer.outbox.parkAll(sending, { code: refused.code, message: refused.message });
+    await this.#peer.outbox.refuse(sending, { code: refused.code, message: refused.message }, client);
     return MAX_MUTATIONS;
   }
 

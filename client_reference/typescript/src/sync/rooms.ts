@@ -8,9 +8,9 @@
 import { gather, type Members } from "../protocol/clientRooms.ts";
 import type { Json } from "../protocol/model.ts";
 import { sameValue } from "../protocol/paths.ts";
-import { scopeOf } from "../protocol/rooms.ts";
+import { checkValue, scopeOf } from "../protocol/rooms.ts";
 import type { Engine } from "./engine.ts";
-import { type Observed, Watched } from "./status.ts";
+import { call, type Observed, Watched } from "./status.ts";
 import type { RoomEvent, RoomWish, Tabs } from "./tabs.ts";
 
 /** What somebody else said. */
@@ -45,12 +45,8 @@ export interface Room {
 class Here {
   readonly presence = new Watched<Presence>({ members: {}, problem: null });
   readonly listeners = new Set<{ event: string; tell: (said: Said) => void }>();
-  state: Json;
+  state: Json = null;
   stays = 0;
-
-  constructor(state: Json) {
-    this.state = state;
-  }
 }
 
 /** The rooms of one tab. */
@@ -64,14 +60,17 @@ export class Rooms {
     this.#desk = desk;
   }
 
-  /** Be in a room; Rejection `malformed` for what names none. */
-  enter(name: string, state: Json): Room {
+  /** Be in a room; without a `state` the one shown there already stays. Rejection `malformed` for what is none. */
+  enter(name: string, state: Json | undefined): Room {
     scopeOf(name);
-    const here = this.#here.get(name) ?? new Here(state);
+    const here = this.#here.get(name) ?? new Here();
+    if (state !== undefined) {
+      checkValue("state", state);
+      here.state = state;
+    }
     this.#here.set(name, here);
     here.stays += 1;
-    here.state = state;
-    this.#wish({ op: "join", room: name, state });
+    this.#wish({ op: "join", room: name, state: here.state });
     return this.#stay(name, here);
   }
 
@@ -95,7 +94,7 @@ export class Rooms {
   }
 
   #tell(here: Here, event: string, said: Said): void {
-    for (const listener of [...here.listeners]) if (listener.event === event) listener.tell(said);
+    for (const listener of [...here.listeners]) if (listener.event === event) call(() => listener.tell(said));
   }
 
   #stay(name: string, here: Here): Room {
@@ -106,11 +105,14 @@ export class Rooms {
       presence: here.presence,
       show: (state) => {
         if (left || sameValue(here.state, state)) return;
+        checkValue("state", state);
         here.state = state;
         this.#wish({ op: "show", room: name, state });
       },
       broadcast: (event, payload = null) => {
-        if (!left) this.#wish({ op: "broadcast", room: name, event, payload });
+        if (left) return;
+        checkValue("payload", payload);
+        this.#wish({ op: "broadcast", room: name, event, payload });
       },
       on: (event, tell) => {
         const listener = { event, tell };
@@ -191,6 +193,11 @@ export class Desk {
   /** The connection has ended: whoever was there is met anew. */
   forget(): void {
     this.#members.clear();
+  }
+
+  /** This tab leads no more: the next leader is told by the tabs where they are. */
+  clear(): void {
+    for (const room of [...this.#tabs.keys()]) this.#close(room);
   }
 
   #join(tab: string, room: string, state: Json, tabs: Set<string>): void {

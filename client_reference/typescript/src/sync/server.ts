@@ -10,6 +10,8 @@ import type { Token, Tokens } from "./tokens.ts";
 
 /** How long the service may be silent (ms); a long poll answers after 25 s at the latest. */
 const PATIENCE = 45_000;
+/** Bytes that even a slow line takes up in a millisecond. */
+const SLOWEST = 4;
 
 /** An answer whose body is still coming; `touch` says that it does, `done` that nobody waits for more. */
 interface Reply {
@@ -39,6 +41,8 @@ export class Server {
   readonly #base: string;
   readonly #tokens: Tokens;
   readonly #around: Surroundings;
+  /** Requests that have no whole answer yet. */
+  readonly #open = new Set<AbortController>();
 
   constructor(url: string, tokens: Tokens, around: Surroundings) {
     this.#base = url.endsWith("/") ? url : `${url}/`;
@@ -52,6 +56,11 @@ export class Server {
     const url = new URL(`${this.#base}sync/stream`, origin);
     url.protocol = url.protocol.replace("http", "ws");
     return url.href;
+  }
+
+  /** There is no network any more: what is under way comes to nothing now, and not after a time. */
+  giveUp(): void {
+    for (const ending of this.#open) ending.abort();
   }
 
   /** `GET /sync/time`, and what it says about this device's clock. */
@@ -132,9 +141,12 @@ export class Server {
     const ending = new AbortController();
     const end = () => ending.abort();
     signal?.addEventListener("abort", end);
-    let forget = this.#around.after(PATIENCE, end);
+    const size = typeof request.body === "string" ? request.body.length : 0;
+    let forget = this.#around.after(PATIENCE + size / SLOWEST, end);
+    this.#open.add(ending);
     const done = () => {
       forget();
+      this.#open.delete(ending);
       signal?.removeEventListener("abort", end);
     };
     const touch = () => {

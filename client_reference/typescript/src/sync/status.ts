@@ -76,13 +76,22 @@ export class Watched<T> implements Observed<T> {
 
   set(value: T): void {
     this.#value = value;
-    for (const listener of [...this.#listeners]) listener();
+    for (const listener of [...this.#listeners]) call(listener);
   }
 
   subscribe = (listener: () => void): (() => void) => {
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);
   };
+}
+
+/** What the app does when it is told is its own affair: a fault in there is said, and stops nothing here. */
+export function call(listener: () => void): void {
+  try {
+    listener();
+  } catch (fault) {
+    console.error(fault);
+  }
 }
 
 export const AT_REST: Standing = {

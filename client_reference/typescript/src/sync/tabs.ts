@@ -7,10 +7,11 @@
  * transaction, judged by what is stored, and replay changes nothing.
  */
 
+import { TidemarkError } from "../errors.ts";
 import type { Gathered, Heard } from "../protocol/clientRooms.ts";
 import type { Json } from "../protocol/model.ts";
 import type { Refused } from "../protocol/stream.ts";
-import type { Standing } from "./status.ts";
+import { call, type Problem, type Standing } from "./status.ts";
 import type { Channel, Surroundings } from "./surroundings.ts";
 
 /** What a tab wants of a room. */
@@ -23,8 +24,6 @@ export type RoomWish =
 export type RoomEvent = Gathered | Heard | Refused;
 
 export type Message =
-  /** To the leader: there is something in the outbox. */
-  | { readonly t: "wrote" }
   /** To the leader: are you there, and how does it stand? */
   | { readonly t: "ask" }
   /** To the leader: connect at once, if there is no connection. */
@@ -34,7 +33,11 @@ export type Message =
   | { readonly t: "wish"; readonly tab: string; readonly wish: RoomWish }
   /** To the leader: this tab is going. */
   | { readonly t: "bye"; readonly tab: string }
+  /** To the leader: push and pull now, and say what came of it. */
+  | { readonly t: "synchronise"; readonly id: string }
   /** From the leader. */
+  | { readonly t: "taken"; readonly id: string }
+  | { readonly t: "done"; readonly id: string; readonly problem: Problem | null }
   | { readonly t: "standing"; readonly standing: Standing }
   | { readonly t: "became"; readonly user: string }
   | { readonly t: "room"; readonly event: RoomEvent }
@@ -44,13 +47,16 @@ export type Message =
 /** How often a leader is asked for a sign of life, and how long it may take (ms). */
 const ASK_EVERY = 5_000;
 const ANSWER_WITHIN = 3_000;
+/** How soon a leader takes what it is asked to do (ms), and how long it may take over it. */
+const TAKE_WITHIN = 1_000;
+const DO_WITHIN = 120_000;
 
 export interface Role {
   /** This tab synchronises from now on. */
   lead(): void;
   /** It does not any more: another one took over. */
   follow(): void;
-  heard(message: Message): void;
+  heard(message: Exclude<Message, { t: "taken" | "done" }>): void;
 }
 
 export class Tabs {
@@ -58,7 +64,9 @@ export class Tabs {
   readonly #name: string;
   readonly #around: Surroundings;
   readonly #role: Role;
-  #channel: Channel | null = null;
+  readonly #channel: Channel | null;
+  /** What was asked of the leader, and waits for its answer. */
+  readonly #asked = new Map<string, (message: Message) => void>();
   #leading = false;
   #wanted = false;
   /** Frees the lock that is held. */
@@ -71,35 +79,58 @@ export class Tabs {
     this.#name = `tidemark:${name}`;
     this.#around = around;
     this.#role = role;
+    this.#channel = around.channel(this.#name);
+    if (this.#channel !== null) this.#channel.onmessage = ({ data }) => this.#heard(data as Message);
   }
 
   get leading(): boolean {
     return this.#leading;
   }
 
-  /** Hear the others, and stand for leader. */
+  /** Stand for leader. */
   open(): void {
     this.#wanted = true;
-    if (this.#channel === null) {
-      this.#channel = this.#around.channel(this.#name);
-      if (this.#channel !== null) this.#channel.onmessage = ({ data }) => this.#heard(data as Message);
-    }
     this.#stand();
     this.send({ t: "ask" });
     this.#watch();
   }
 
-  /** Let another tab lead; this one still hears, unless it is `closing`. */
-  resign(closing: boolean): void {
+  /** Let another tab lead; this one still hears. */
+  resign(): void {
     this.#wanted = false;
     this.#forget();
     this.#waiting?.abort();
     this.#waiting = null;
     this.#step(false);
-    if (!closing) return;
+  }
+
+  /** Say good-bye. */
+  close(): void {
+    this.resign();
     this.send({ t: "bye", tab: this.id });
     this.#channel?.close();
-    this.#channel = null;
+  }
+
+  /** Let the leader push and pull; false: there is none that answers. Rejects with what stood in its way. */
+  synchronise(): Promise<boolean> {
+    if (this.#channel === null) return Promise.resolve(false);
+    const id = this.#around.uuid();
+    return new Promise((resolve, reject) => {
+      const over = () => {
+        this.#asked.delete(id);
+        resolve(false);
+      };
+      let forget = this.#around.after(TAKE_WITHIN, over);
+      this.#asked.set(id, (message) => {
+        forget();
+        if (message.t === "taken") forget = this.#around.after(DO_WITHIN, over);
+        if (message.t !== "done") return;
+        this.#asked.delete(id);
+        if (message.problem === null) resolve(true);
+        else reject(new TidemarkError(message.problem.code, message.problem.message));
+      });
+      this.send({ t: "synchronise", id });
+    });
   }
 
   /** To all other tabs. */
@@ -109,7 +140,8 @@ export class Tabs {
 
   #heard(message: Message): void {
     if (message.t === "standing" || message.t === "rooms?") this.#watch();
-    this.#role.heard(message);
+    if (message.t === "taken" || message.t === "done") this.#asked.get(message.id)?.(message);
+    else this.#role.heard(message);
   }
 
   /** Wait for the lock, or take it. */
@@ -130,7 +162,7 @@ export class Tabs {
         if (waiting.signal.aborted) return;
         return new Promise<void>((resolve) => {
           this.#release = resolve;
-          this.#step(true);
+          call(() => this.#step(true));
         });
       })
       .catch((fault: Error) => {
@@ -138,7 +170,7 @@ export class Tabs {
         this.#waiting = null;
         this.#release = null;
         // Where locks are forbidden every tab synchronises.
-        if (fault.name !== "AbortError") return this.#step(true);
+        if (fault.name === "SecurityError" || fault.name === "InvalidStateError") return this.#step(true);
         // The lock was stolen: this tab was taken for dead.
         this.#step(false);
         if (this.#wanted) {

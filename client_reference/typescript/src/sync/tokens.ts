@@ -1,6 +1,7 @@
 /** The tokens of the app's user (SPEC 8): asked of the app, kept until shortly before they run out. */
 
 import { NeedsAuth, Temporary } from "./faults.ts";
+import type { Surroundings } from "./surroundings.ts";
 
 /** Gives a token of whoever is signed in, null if nobody is; may fail, as when the network is away. */
 export type FetchToken = () => Promise<string | null>;
@@ -15,30 +16,40 @@ export interface Token {
 
 /** A token is not used any more so many ms before its end. */
 const MARGIN = 10_000;
+/** How long the app may take to give one (ms). */
+const PATIENCE = 30_000;
 
 export class Tokens {
   readonly #fetch: FetchToken;
-  readonly #now: () => number;
+  readonly #around: Pick<Surroundings, "now" | "after">;
   #held: Token | null = null;
   #asking: Promise<Token> | null = null;
 
-  constructor(fetch: FetchToken, now: () => number) {
+  constructor(fetch: FetchToken, around: Pick<Surroundings, "now" | "after">) {
     this.#fetch = fetch;
-    this.#now = now;
+    this.#around = around;
   }
 
   /** A token that is good for a while; NeedsAuth or Temporary where there is none. */
   current(): Promise<Token> {
     const held = this.#held;
-    return held !== null && held.expires * 1_000 - this.#now() > MARGIN ? Promise.resolve(held) : this.renew();
+    return held !== null && held.expires * 1_000 - this.#around.now() > MARGIN ? Promise.resolve(held) : this.renew();
   }
 
   /** Ask the app for a fresh one, once however many ask. */
   renew(): Promise<Token> {
-    this.#asking ??= this.#ask().finally(() => {
-      this.#asking = null;
+    if (this.#asking !== null) return this.#asking;
+    const asking: Promise<Token> = this.#ask().then((token) => {
+      // Whoever has signed in since asks for a token of their own.
+      if (this.#asking === asking) this.#held = token;
+      return token;
     });
-    return this.#asking;
+    this.#asking = asking;
+    const over = () => {
+      if (this.#asking === asking) this.#asking = null;
+    };
+    asking.then(over, over);
+    return asking;
   }
 
   /** The service did not take this token: the app is asked for another one the next time. */
@@ -49,18 +60,25 @@ export class Tokens {
   /** Whoever was signed in may not be any more. */
   forget(): void {
     this.#held = null;
+    this.#asking = null;
   }
 
   async #ask(): Promise<Token> {
     let text: string | null;
     try {
-      text = await this.#fetch();
+      text = await this.#inTime();
     } catch (fault) {
       throw new Temporary(`no token: ${fault instanceof Error ? fault.message : String(fault)}`);
     }
     if (!text) throw new NeedsAuth("nobody is signed in");
-    this.#held = claimsOf(text);
-    return this.#held;
+    return claimsOf(text);
+  }
+
+  #inTime(): Promise<string | null> {
+    return new Promise((resolve, reject) => {
+      const forget = this.#around.after(PATIENCE, () => reject(new Error("fetchToken does not answer")));
+      Promise.resolve(this.#fetch()).then(resolve, reject).finally(forget);
+    });
   }
 }
 

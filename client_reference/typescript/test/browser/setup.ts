@@ -25,7 +25,10 @@ export default async function setup(project: TestProject): Promise<() => Promise
 }
 
 /** What the service says of itself, in the one line that it writes. */
-async function started(output: NodeJS.ReadableStream, ended: Promise<undefined>): Promise<{ url: string; secret: string }> {
+async function started(
+  output: NodeJS.ReadableStream,
+  ended: Promise<undefined>,
+): Promise<{ url: string; secret: string }> {
   const line = new Promise<string>((resolve) => {
     let text = "";
     output.on("data", (part) => {

@@ -92,11 +92,6 @@ const happenings: fc.Arbitrary<Happening> = fc.oneof(
       (stream) =>
         stream.leave(room),
   ),
-  fc.constant<Happening>((stream) => [
-    ...stream.follow(["a:1"]),
-    ...stream.unfollow(["a:2"]),
-    ...stream.push(1, 3, []),
-  ]),
   fc.constant<Happening>((stream) => stream.stop()),
 );
 

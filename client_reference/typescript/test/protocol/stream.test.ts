@@ -112,12 +112,10 @@ test.each(MEANINGS)("%j means", (frame, effects) => {
 });
 
 describe("runs", () => {
-  test("a run answers hello or follow once, later ones of the scope come unasked", () => {
+  test("a run answers hello once, later ones of the scope come unasked", () => {
     const stream = streamIn("live");
     stream.received(RUN, 1);
     expect(stream.received(RUN, 2)).toEqual([OBSERVE, { kind: "applyRun", run: RUN, asked: false }]);
-    stream.follow(["user:ada"]);
-    expect(stream.received(RUN, 3)).toEqual([OBSERVE, { kind: "applyRun", run: RUN, asked: true }]);
   });
 
   test("what is behind or revoked is not asked for any more", () => {
@@ -131,31 +129,21 @@ describe("runs", () => {
     }
   });
 
-  test("a narrowed stream names what it follows by now when it reconnects", () => {
+  test("a narrowed stream names its scopes whenever it connects", () => {
     const stream = streamIn("resting", ["a:1", "a:2"]);
-    stream.follow(["a:3", "a:2"]);
-    stream.unfollow(["a:1"]);
     stream.start(0);
+    const scopes = ["a:1", "a:2"];
     expect(stream.connected("token", EXPIRES, { "a:2": "m" }, 0)).toEqual([
       {
         kind: "send",
-        frame: {
-          t: "hello",
-          token: "token",
-          client: CLIENT,
-          schema: 3,
-          watermark: { "a:2": "m" },
-          scopes: ["a:2", "a:3"],
-        },
+        frame: { t: "hello", token: "token", client: CLIENT, schema: 3, watermark: { "a:2": "m" }, scopes },
       },
     ]);
   });
 
   test("nothing is sent before the welcome", () => {
     const stream = streamIn("greeting");
-    expect(
-      [stream.push("p", 3, []), stream.follow(["a:1"]), stream.unfollow(["a:1"]), stream.join("a:1")].flat(),
-    ).toEqual([]);
+    expect([...stream.join("a:1"), ...stream.show("a:1", 1), ...stream.broadcast("a:1", "e")]).toEqual([]);
   });
 });
 

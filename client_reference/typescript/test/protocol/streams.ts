@@ -53,7 +53,7 @@ export const MEANINGS: [ServerFrame, object[]][] = [
   [{ t: "behind", scope: "a:1", head: 9 }, [{ kind: "pullScope", scope: "a:1", head: 9 }]],
   [{ t: "scope_added", scope: "a:1" }, [{ kind: "added", scope: "a:1" }]],
   [{ t: "scope_revoked", scope: "a:1" }, [{ kind: "revoke", scope: "a:1" }]],
-  [{ t: "result", id: "p", results: [], clock: CLOCK }, [OBSERVE, { kind: "verdicts", id: "p", results: [] }]],
+  [{ t: "result", id: "p", results: [], clock: CLOCK }, [OBSERVE]],
   [{ t: "authed", exp: 9 }, []],
   [{ t: "error", code: "malformed", message: "why" }, [refusal("malformed", null, null)]],
   [{ t: "error", code: "too_large", message: "why", id: "p" }, [refusal("too_large", "p", null)]],

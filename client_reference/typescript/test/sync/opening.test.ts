@@ -1,0 +1,144 @@
+/** Opening the database: whose it is, what it outlives, and apps of several versions (SPEC 1, 8 and 10). */
+
+import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { Device } from "../support/device.ts";
+import { id } from "../support/local.ts";
+import { schema } from "../support/schema.ts";
+import { held } from "../support/script.ts";
+import { World } from "../support/tab.ts";
+import { quiet, until } from "../support/time.ts";
+
+let world: World;
+beforeEach(() => {
+  world = new World();
+});
+afterEach(() => world.end());
+
+const ANN = "user:ann";
+const raised = { ...schema, declaration: { ...schema.declaration, schema: 4 } };
+
+describe("whose it is", () => {
+  test("the first write on a device waits until it is known whose it is", async () => {
+    const tab = world.tab();
+    await tab.db.notes.add({ title: "a" });
+    expect(await tab.outbox()).toMatchObject([{ scope: ANN }]);
+    expect(tab.db.status.value.user).toBe("ann");
+  });
+
+  test("an app that never says who it is holds up the opening for a while only", async () => {
+    const tab = world.tab({ fetchToken: () => new Promise(() => undefined), signInPatience: 3_000 });
+    const opening = tab.db.open();
+    let open = false;
+    void opening.then(() => {
+      open = true;
+    });
+    await quiet();
+    expect(open).toBe(false);
+    world.time.pass(3_000);
+    await opening;
+    await expect(tab.db.notes.add({ title: "a" })).rejects.toMatchObject({ code: "needs_auth" });
+  });
+
+  test("a device that knows its user opens without asking anybody, and works offline (I25)", async () => {
+    const first = world.tab();
+    await first.db.notes.add({ id: id(1), title: "a" });
+    first.db.close();
+    world.script.online = false;
+    const again = world.tab({ device: first.device, fetchToken: () => Promise.reject(new Error("offline")) });
+    await again.db.notes.update(id(1), { title: "b" });
+    expect(await again.outbox()).toHaveLength(2);
+    expect(await again.db.notes.toArray()).toMatchObject([{ title: "b" }]);
+  });
+
+  test("an answer that was asked for as a former user is nothing to the next one's tables", async () => {
+    world.service.write(ANN, "put", "notes", id(1), { title: "ann's", labels: {} });
+    const tab = world.tab();
+    await tab.db.open();
+    const { answer, release, asked } = held(world.script.model);
+    world.script.answers.pull.push(answer);
+    const late = tab.db.synchronise().catch((fault: unknown) => fault);
+    await asked;
+    const other = world.tab({ device: tab.device, user: "bob" });
+    await other.db.synchronise();
+    release();
+    await late;
+    expect(await other.db.notes.count()).toBe(0);
+    expect((await other.scopes()).map(({ scope }) => scope)).toEqual(["user:bob"]);
+  });
+});
+
+describe("what it outlives", () => {
+  test("a database that was emptied from outside is reported and fetched anew", async () => {
+    world.service.write(ANN, "put", "notes", id(1), { title: "a", labels: {} });
+    const tab = world.tab();
+    await tab.db.synchronise();
+    tab.db.close();
+    await new Promise((resolve) => {
+      tab.device.databases.deleteDatabase(tab.device.name).onsuccess = resolve;
+    });
+    const again = world.tab({ device: tab.device });
+    await again.db.synchronise();
+    expect(again.reports).toMatchObject([{ code: "storage_lost" }]);
+    expect(await again.db.notes.count()).toBe(1);
+    expect((await again.replica()).client).not.toBe(world.script.pulls[0]?.client);
+  });
+
+  test("the replica keeps its name over reopenings, and draws another node", async () => {
+    const device = new Device();
+    const nodes = new Set<string>();
+    const clients = new Set<string>();
+    for (const title of ["a", "b"]) {
+      const tab = world.tab({ device });
+      await tab.db.notes.add({ title });
+      for (const { at } of await tab.outbox()) nodes.add(at.slice(18));
+      clients.add((await tab.replica()).client);
+      tab.db.close();
+    }
+    expect(clients.size).toBe(1);
+    expect(nodes.size).toBe(2);
+  });
+});
+
+describe("versions of the app", () => {
+  test("an app that has risen sends what was written before under the number it was written with (I25, I51)", async () => {
+    const tab = world.tab();
+    await tab.db.notes.add({ id: id(1), title: "old" });
+    tab.db.close();
+    const after = world.tab({ device: tab.device, schema: raised });
+    await after.db.notes.add({ id: id(2), title: "new" });
+    await after.db.synchronise();
+    expect(world.script.pushes.map(({ schema, mutations }) => [schema, mutations.map(({ row }) => row)])).toEqual([
+      [3, [id(1)]],
+      [4, [id(2)]],
+    ]);
+    expect(await after.outbox()).toEqual([]);
+  });
+
+  test("an app that has risen shows its rows before the pull has brought them anew", async () => {
+    world.service.write(ANN, "put", "notes", id(1), { title: "a", labels: {} });
+    const tab = world.tab();
+    await tab.db.synchronise();
+    tab.db.close();
+    world.script.online = false;
+    const after = world.tab({ device: tab.device, schema: raised });
+    expect(await after.db.notes.toArray()).toMatchObject([{ title: "a" }]);
+    world.script.online = true;
+    await after.db.synchronise();
+    expect(world.script.pulls.at(-1)).toMatchObject({ schema: 4 });
+    expect((await after.scopes())[0]?.watermark).toBe("epoch.1.0.4");
+  });
+
+  test("a table in which the app writes without waiting keeps the order of its writes", async () => {
+    const tab = world.tab();
+    await tab.db.transaction("rw", tab.db.notes, () => {
+      void tab.db.notes.add({ id: id(1), title: "a" });
+      void tab.db.notes.update(id(1), { title: "b" });
+      void tab.db.notes.put({ id: id(1), title: "c" });
+      void tab.db.notes.delete(id(1));
+    });
+    expect((await tab.outbox()).map(({ op }) => op)).toEqual(["put", "patch", "patch", "delete"]);
+    await tab.db.synchronise();
+    await until(async () => (await tab.outbox()).length === 0);
+    expect(world.service.rows(ANN).size).toBe(0);
+  });
+});
