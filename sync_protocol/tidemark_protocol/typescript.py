@@ -145,24 +145,34 @@ def _type(shape: inspect.Type) -> str:
 
 
 def codes_module() -> str:
-    """`codes.ts`: what can be refused with its remedy, why a stream closes, and the limits that a client keeps to."""
-    requests = {code: {"status": status, "remedy": remedy} for code, (status, remedy) in REQUEST_CODES.items()}
+    """`codes.ts`: what can be refused with its remedy, why a stream closes, and the limits that a client keeps to.
+
+    Of remedies only those are written that are not a client's usual way, since every byte of it is loaded by browsers.
+    """
+    requests = {code: remedy for code, (_, remedy) in REQUEST_CODES.items()}
     lines = [
         HEADER,
         "",
         *doc("What a client does about a code (SPEC 4)."),
-        f"export const REMEDIES = [{', '.join(literal(remedy) for remedy in Remedy)}] as const;",
-        "export type Remedy = (typeof REMEDIES)[number];",
-        *_table(
-            "MUTATION_CODES", MUTATION_CODES, "Codes of a mutation's verdict, in the order of the checks (SPEC 4)."
-        ),
-        "export type MutationCode = keyof typeof MUTATION_CODES;",
-        *_table("REQUEST_CODES", requests, "Codes of a refused request or frame, with their HTTP status (SPEC 7)."),
-        "export type RequestCode = keyof typeof REQUEST_CODES;",
-        *_table("ROOM_CODES", ROOM_CODES, "Codes that frames about rooms alone are answered with (SPEC 6)."),
-        "export type RoomCode = keyof typeof ROOM_CODES;",
-        *_table("CloseCode", {code.name: code.value for code in CloseCode}, "Why a stream ends (SPEC 6)."),
-        "export type CloseCode = (typeof CloseCode)[keyof typeof CloseCode];",
+        f"export type Remedy ={_union(Remedy)};",
+        "",
+        *doc("Codes of a mutation's verdict (SPEC 4)."),
+        f"export type MutationCode ={_union(MUTATION_CODES)};",
+        "",
+        *doc("Their remedies; any other code is parked."),
+        *_table("MUTATION_REMEDIES", "MutationCode", _but(MUTATION_CODES, Remedy.PARK)),
+        "",
+        *doc("Codes of a refused request or frame (SPEC 7)."),
+        f"export type RequestCode ={_union(requests)};",
+        "",
+        *doc("Their remedies; after any other code the request is sent again, later."),
+        *_table("REQUEST_REMEDIES", "RequestCode", _but(requests, Remedy.RETRY)),
+        "",
+        *doc("Codes that frames about rooms alone are answered with (SPEC 6)."),
+        f"export type RoomCode ={_union(ROOM_CODES)};",
+        "",
+        *doc("Why a stream ends (SPEC 6)."),
+        *(f"export const CLOSE_{code.name} = {code.value};" for code in CloseCode),
     ]
     for name, value, about in _LIMITS:
         lines += ["", *doc(about), f"export const {name} = {literal(value)};"]
@@ -180,13 +190,19 @@ _LIMITS: Final = (
 )
 
 
-def _table(name: str, values: Mapping[str, Any], about: str) -> Iterator[str]:
-    yield ""
-    yield from doc(about)
-    yield f"export const {name} = {{"
+def _union(names: Iterable[str]) -> str:
+    return "".join(f"\n  | {literal(str(name))}" for name in names)
+
+
+def _but(remedies: Mapping[str, Remedy], usual: Remedy) -> dict[str, Remedy]:
+    return {code: remedy for code, remedy in remedies.items() if remedy is not usual}
+
+
+def _table(name: str, keys: str, values: Mapping[str, Remedy]) -> Iterator[str]:
+    yield f"export const {name}: {{ readonly [C in {keys}]?: Remedy }} = {{"
     for code, value in values.items():
         yield f"  {key(code)}: {literal(value)},"
-    yield "} as const;"
+    yield "};"
 
 
 # ── text ─────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -76,15 +76,24 @@ def test_members_say_whether_they_may_be_missing_or_null() -> None:
     }
 
 
-def test_every_code_has_its_remedy() -> None:
-    """Codes of mutations, requests and rooms, and the codes that a stream closes with."""
+def test_every_code_is_known() -> None:
+    """Codes of mutations, requests and rooms are types, and those that a stream closes with have names."""
     text = codes_module()
-    for code, remedy in {**errors.MUTATION_CODES, **errors.ROOM_CODES}.items():
-        assert f'  {code}: "{remedy}",' in text
-    for code, (status, remedy) in errors.REQUEST_CODES.items():
-        assert f'  {code}: {{ status: {status}, remedy: "{remedy}" }},' in text
+    kinds = {"MutationCode": errors.MUTATION_CODES, "RequestCode": errors.REQUEST_CODES, "RoomCode": errors.ROOM_CODES}
+    for name, codes in kinds.items():
+        union = "".join(f'\n  | "{code}"' for code in codes)
+        assert f"export type {name} ={union};" in text
     for close in stream_server.CloseCode:
-        assert f"  {close.name}: {close.value}," in text
+        assert f"export const CLOSE_{close.name} = {close.value};" in text
+
+
+def test_every_code_with_a_remedy_of_its_own_has_it() -> None:
+    """What is neither parked nor simply sent again says so, and no other code says anything."""
+    mutations, requests = (part.partition("};")[0] for part in codes_module().split("]?: Remedy } = {")[1:])
+    said = {code: remedy for code, remedy in errors.MUTATION_CODES.items() if remedy != "park"}
+    assert dict(re.findall(r'  (\w+): "(\w+)",', mutations)) == said
+    said = {code: remedy for code, (_, remedy) in errors.REQUEST_CODES.items() if remedy != "retry"}
+    assert dict(re.findall(r'  (\w+): "(\w+)",', requests)) == said
 
 
 # ── text ─────────────────────────────────────────────────────────────────────────────────────────────────────────────

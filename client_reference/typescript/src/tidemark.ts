@@ -15,13 +15,12 @@ import { Replica } from "./store/replica.ts";
 import { Store } from "./store/store.ts";
 import { become, identify, reshape } from "./store/users.ts";
 import { Engine } from "./sync/engine.ts";
-import { problemOf } from "./sync/faults.ts";
 import type { Peer, Report } from "./sync/peer.ts";
 import { Desk, type Room, Rooms } from "./sync/rooms.ts";
 import { Server } from "./sync/server.ts";
-import { AT_REST, call, type Observed, type Problem, type Standing, type Status, Watched } from "./sync/status.ts";
+import { AT_REST, call, type Observed, type Standing, type Status, Watched } from "./sync/status.ts";
 import { browser, type Surroundings } from "./sync/surroundings.ts";
-import { type Role, Tabs } from "./sync/tabs.ts";
+import { type Message, Tabs } from "./sync/tabs.ts";
 import { type FetchToken, Tokens } from "./sync/tokens.ts";
 
 /** How long the first opening on a device waits to learn whose it is (ms). */
@@ -205,13 +204,7 @@ export class Tidemark extends Dexie {
   /** Push and pull now, and tell when that is done; rejects with what stands in the way. Writes need not wait for it. */
   async synchronise(): Promise<void> {
     await this.open();
-    if (!this.#tabs.leading && (await this.#tabs.synchronise())) return;
-    try {
-      await this.#engine.now();
-    } catch (fault) {
-      const { code, message } = problemOf(fault);
-      throw new TidemarkError(code, message);
-    }
+    await this.#engine.now();
   }
 
   /** Synchronise, from now on. */
@@ -265,6 +258,7 @@ export class Tidemark extends Dexie {
     super.close(options);
   }
 
+  /** Delete the database, unsent changes included; nothing of it is missed at the next opening. */
   override delete(options?: { disableAutoOpen: boolean }): PromiseExtended<void> {
     this.#around.storage?.removeItem(this.#marker);
     return super.delete(options);
@@ -394,7 +388,7 @@ export class Tidemark extends Dexie {
     if (this.#standing.connection !== "live") void askForPush(this.#around, this.name);
   }
 
-  #heard(message: Parameters<Role["heard"]>[0]): void {
+  #heard(message: Message): void {
     const { leading } = this.#tabs;
     switch (message.t) {
       case "ask":
@@ -405,9 +399,6 @@ export class Tidemark extends Dexie {
         return;
       case "signed_in":
         if (leading) this.#engine.signedIn();
-        return;
-      case "synchronise":
-        if (leading) void this.#synchroniseFor(message.id);
         return;
       case "wish":
         if (leading) this.#desk.take(message.tab, message.wish);
@@ -432,17 +423,6 @@ export class Tidemark extends Dexie {
     }
   }
 
-  async #synchroniseFor(id: string): Promise<void> {
-    this.#tabs.send({ t: "taken", id });
-    let problem: Problem | null = null;
-    try {
-      await this.#engine.now();
-    } catch (fault) {
-      problem = problemOf(fault);
-    }
-    this.#tabs.send({ t: "done", id, problem });
-  }
-
   /** How this tab's own engine stands: that is how all stand, if it leads. */
   #stands(standing: Standing): void {
     if (this.#tabs.leading) this.#tabs.send({ t: "standing", standing });
@@ -452,7 +432,6 @@ export class Tidemark extends Dexie {
 
   #take(standing: Standing): void {
     if (this.#standing.connection === "live" && standing.connection !== "live") {
-      this.#desk.forget();
       this.#rooms.dim();
     }
     this.#standing = standing;

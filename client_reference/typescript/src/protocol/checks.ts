@@ -148,7 +148,7 @@ function moment(day: string, time: string, minutes = 0): number {
     if (!instantOfMillis(millis).startsWith(day)) throw new RangeError();
     instantOfMillis(shifted);
   } catch {
-    throw new Invalid("must be a moment that exists, in the years 0001 to 9999 of UTC");
+    throw new Invalid("must be a moment that exists, in years 0001 to 9999");
   }
   return shifted;
 }
@@ -161,14 +161,14 @@ function date(): Check {
 }
 
 function time(): Check {
-  const must = "a time written HH:MM:SS, with up to six digits of fraction and no zone";
+  const must = "a time HH:MM:SS, with up to six digits of fraction and no zone";
   return matching(TIME, must, ([, seconds = "", fraction = ""]) =>
     /[1-9]/.test(fraction) ? `${seconds}.${fraction.padEnd(6, "0")}` : seconds,
   );
 }
 
 function datetime(): Check {
-  const must = "an RFC 3339 datetime with a zone and up to six digits of fraction";
+  const must = "an RFC 3339 datetime with a zone, up to six digits of fraction";
   return matching(DATETIME, must, ([, day = "", seconds = "", fraction = "", sign, hours = 0, minutes = 0]) => {
     const ahead = Number(hours) * 60 + Number(minutes);
     const seconds0 = instantOfMillis(moment(day, seconds, sign === "-" ? -ahead : ahead));

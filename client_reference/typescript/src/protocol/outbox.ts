@@ -6,7 +6,7 @@
  * transaction with the rows, is the store's part. Nothing here changes what it is given.
  */
 
-import { MAX_BYTES, MAX_MUTATIONS, MUTATION_CODES, type MutationCode, type Remedy } from "../generated/codes.ts";
+import { MAX_BYTES, MAX_MUTATIONS, MUTATION_REMEDIES, type MutationCode, type Remedy } from "../generated/codes.ts";
 import type { Mutation, Result, VerdictError } from "../generated/messages.ts";
 import { type Clock, instant } from "./clock.ts";
 import type { Entity, Fields, Json } from "./model.ts";
@@ -145,7 +145,7 @@ export function settle(sent: readonly Pending[], results: Iterable<Result>): Set
 }
 
 function remedyOf(code = ""): Remedy {
-  return Object.hasOwn(MUTATION_CODES, code) ? MUTATION_CODES[code as MutationCode] : "retry";
+  return (Object.hasOwn(MUTATION_REMEDIES, code) && MUTATION_REMEDIES[code as MutationCode]) || "retry";
 }
 
 /** What `dependents` asks of the store. */

@@ -11,7 +11,7 @@ const INTEGER = /^(?:0|-?[1-9][0-9]{0,18})$/;
 
 /** Why `row` cannot be a key of `entity` (`invalid_row`), or null. */
 export function rowProblem(entity: Entity, row: unknown): string | null {
-  if (typeof row !== "string" || !ROW.test(row)) return "a row is named by 1 to 128 of A-Z a-z 0-9 . _ ~ : @ -";
+  if (typeof row !== "string" || !ROW.test(row)) return "a key is 1 to 128 of A-Z a-z 0-9 . _ ~ : @ -";
   const { columns, types } = entity.key;
   const parts = split(entity, row);
   if (parts.length !== types.length) return `the key has ${types.length} parts joined with ':' (${columns.join(", ")})`;
@@ -27,7 +27,7 @@ export function rowProblem(entity: Entity, row: unknown): string | null {
 export function idProblem(type: ColumnType, text: string): string | null {
   if (type === "uuid" && !UUID.test(text)) return "must be a UUID in lower case with hyphens";
   if (type === "integer" && (!INTEGER.test(text) || BigInt.asIntN(64, BigInt(text)) !== BigInt(text))) {
-    return "must be a 64-bit integer in decimal, without leading zeros";
+    return "must be a 64-bit integer, without leading zeros";
   }
   return null;
 }
@@ -48,7 +48,7 @@ export function userScope(sub: string): string {
 
 /** The one spelling of a scope, from its kind and decoded id; an Error if there is none. */
 export function formatScope(kind: string, decoded: string): string {
-  if (!KIND.test(kind)) throw new Error("a scope's kind is a lower case name of at most 32 characters");
+  if (!KIND.test(kind)) throw new Error("that is no kind of scope");
   if (decoded.includes("\0")) throw new Error("a scope's id holds no NUL");
   // A lone surrogate is a URIError here.
   const encoded = encodeURIComponent(decoded).replace(
@@ -63,10 +63,10 @@ export function formatScope(kind: string, decoded: string): string {
 /** A scope's kind and decoded id; an Error unless `text` is the scope's one spelling (`invalid_scope`). */
 export function parseScope(text: string): [kind: string, decoded: string] {
   const [, kind, encoded] = SCOPE.exec(text) ?? [];
-  if (!kind || !encoded) throw new Error("a scope is written kind:id, the id 1 to 128 of A-Z a-z 0-9 . _ ~ - or %XX");
+  if (!kind || !encoded) throw new Error("a scope is written kind:id, the id 1 to 128 units");
   // Bytes that are no UTF-8 are a URIError here.
   const decoded = decodeURIComponent(encoded);
-  if (formatScope(kind, decoded) !== text) throw new Error("a scope's id escapes only what must be escaped");
+  if (formatScope(kind, decoded) !== text) throw new Error("the id escapes what need not be");
   return [kind, decoded];
 }
 

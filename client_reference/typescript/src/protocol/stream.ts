@@ -11,7 +11,12 @@
  * Rooms that were joined and not left are joined again after every welcome, with the state shown last.
  */
 
-import { CloseCode } from "../generated/codes.ts";
+import {
+  CLOSE_FORBIDDEN_ORIGIN,
+  CLOSE_MALFORMED,
+  CLOSE_SCHEMA_MISMATCH,
+  CLOSE_UNAUTHENTICATED,
+} from "../generated/codes.ts";
 import type { Changes, ClientFrame, ErrorFrame, ServerFrame, Welcome } from "../generated/messages.ts";
 import { ClientRooms, type Gathered, type Heard } from "./clientRooms.ts";
 import type { Json } from "./model.ts";
@@ -187,15 +192,15 @@ export class ClientStream {
   closed(code: number | null, reason: string, now: number, chance: number): Effect[] {
     if (!this.#isUp()) return [];
     switch (code) {
-      case CloseCode.SCHEMA_MISMATCH:
+      case CLOSE_SCHEMA_MISMATCH:
         return this.#stop("upgrade", reason);
-      case CloseCode.FORBIDDEN_ORIGIN:
+      case CLOSE_FORBIDDEN_ORIGIN:
         return this.#stop("forbidden", reason);
-      case CloseCode.MALFORMED:
+      case CLOSE_MALFORMED:
         return this.#stop("fault", reason);
       default:
         this.#backOff(now, chance, reason);
-        return code === CloseCode.UNAUTHENTICATED ? [{ kind: "renewToken" }] : [];
+        return code === CLOSE_UNAUTHENTICATED ? [{ kind: "renewToken" }] : [];
     }
   }
 

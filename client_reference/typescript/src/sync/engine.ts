@@ -6,7 +6,7 @@
  */
 
 import { outdated, TidemarkError } from "../errors.ts";
-import { CloseCode } from "../generated/codes.ts";
+import { CLOSE_UNAUTHENTICATED } from "../generated/codes.ts";
 import type { ServerFrame } from "../generated/messages.ts";
 import type { Gathered, Heard } from "../protocol/clientRooms.ts";
 import type { Json } from "../protocol/model.ts";
@@ -260,12 +260,18 @@ export class Engine {
       this.#tell({ connection: "live", problem: null, lastSync: this.#now() });
       this.#sender.start();
     }
-    this.#do(this.#stream.received(frame, this.#now()));
+    try {
+      this.#do(this.#stream.received(frame, this.#now()));
+    } catch (fault) {
+      // A frame that is not what its kind says.
+      this.#drop();
+      this.#failed(fault);
+    }
   }
 
   #lost(code: number | null, reason: string, token: Token): void {
     this.#drop();
-    if (code === CloseCode.UNAUTHENTICATED) this.#peer.tokens.spoil(token);
+    if (code === CLOSE_UNAUTHENTICATED) this.#peer.tokens.spoil(token);
     this.#tellConnecting();
     this.#do(this.#stream.closed(code, reason, this.#now(), this.#peer.around.random()));
   }
@@ -279,9 +285,8 @@ export class Engine {
     this.#unwelcome += 1;
     if (this.#unwelcome >= HOPELESS && this.#running && !this.#isOffline()) {
       // Not only once the first poll is answered, which may be held for long: requests do get through.
-      if (!this.#poller.active) this.#tell({ connection: "polling" });
-      this.#poller.begin((fault) => this.#polled(fault));
       this.#tell({ connection: "polling" });
+      this.#poller.begin((fault) => this.#polled(fault));
     }
   }
 
@@ -355,7 +360,7 @@ export class Engine {
     this.#note(fault);
     if (isFinal(fault)) {
       this.#stopped(fault instanceof Refused ? "forbidden" : "upgrade", (fault as Error).message);
-      if (isOutdated(fault)) this.#hearing.outdated();
+      if (!(fault instanceof Upgrade || fault instanceof Refused)) this.#hearing.outdated();
       return;
     }
     if (this.#stream.state === "resting") this.#stream.start(this.#now());
@@ -448,9 +453,5 @@ export class Engine {
 
 /** Whether trying again changes nothing. */
 function isFinal(fault: unknown): boolean {
-  return fault instanceof Upgrade || fault instanceof Refused || isOutdated(fault);
-}
-
-function isOutdated(fault: unknown): boolean {
-  return fault instanceof TidemarkError && fault.code === "schema_mismatch";
+  return fault instanceof Refused || (fault instanceof TidemarkError && fault.code === "schema_mismatch");
 }

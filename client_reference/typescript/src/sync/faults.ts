@@ -4,7 +4,7 @@
  * Only a verdict of the service itself is final. Whatever else answers in its place, a proxy's page or nothing at all,
  * is temporary and costs no mutation.
  *
- *     Error
+ *     TidemarkError
  *     ├── Temporary    try again later, at the earliest after `retryAfter`
  *     ├── NeedsAuth    there is no token that the service takes
  *     ├── Upgrade      the service does not serve this schema number: the app must be upgraded
@@ -15,58 +15,44 @@
 import { TidemarkError } from "../errors.ts";
 import type { Problem } from "./status.ts";
 
-export class Temporary extends Error {
-  override readonly name = "Temporary";
+export class Temporary extends TidemarkError {
   /** Milliseconds that the service asks to wait; null: it does not say. */
   readonly retryAfter: number | null;
 
   constructor(message: string, retryAfter: number | null = null) {
-    super(message);
+    super("unavailable", message);
     this.retryAfter = retryAfter;
   }
 }
 
-export class NeedsAuth extends Error {
-  override readonly name = "NeedsAuth";
+export class NeedsAuth extends TidemarkError {
+  constructor(message: string) {
+    super("needs_auth", message);
+  }
 }
 
-export class Upgrade extends Error {
-  override readonly name = "Upgrade";
+export class Upgrade extends TidemarkError {
+  constructor(message: string) {
+    super("schema_mismatch", message);
+  }
 }
 
-export class TooMuch extends Error {
-  override readonly name = "TooMuch";
-  readonly code: string;
+export class TooMuch extends TidemarkError {
   readonly final: boolean;
 
   constructor(code: string, message: string, final: boolean) {
-    super(message);
-    this.code = code;
+    super(code, message);
     this.final = final;
   }
 }
 
-export class Refused extends Error {
-  override readonly name = "Refused";
-  readonly code: string;
-
-  constructor(code: string, message: string) {
-    super(message);
-    this.code = code;
-  }
-}
+export class Refused extends TidemarkError {}
 
 /** A failure as the app is told of it. */
 export function problemOf(fault: unknown): Problem {
-  const message = fault instanceof Error ? fault.message : String(fault);
-  if (fault instanceof Temporary) return { code: "unavailable", message };
-  if (fault instanceof NeedsAuth) return { code: "needs_auth", message };
-  if (fault instanceof Upgrade) return { code: "schema_mismatch", message };
-  if (fault instanceof Refused) return { code: fault.code, message };
-  if (fault instanceof TidemarkError) return { code: fault.code, message };
-  const name = fault instanceof Error ? fault.name : "";
+  if (fault instanceof TidemarkError) return { code: fault.code, message: fault.message };
+  const { name = "", message = String(fault), inner } = fault as { name?: string; message?: string; inner?: Error };
   // Storage is found to be full at the commit: Dexie then says that the transaction was aborted, and why within.
-  const { inner } = fault as { readonly inner?: unknown };
-  const names = [name, inner instanceof Error || inner instanceof DOMException ? inner.name : ""];
-  return { code: names.includes("QuotaExceededError") ? "quota" : "unexpected", message: `${name}: ${message}` };
+  const full = [name, inner?.name].includes("QuotaExceededError");
+  return { code: full ? "quota" : "unexpected", message: `${name}: ${message}` };
 }

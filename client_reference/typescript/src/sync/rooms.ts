@@ -148,8 +148,6 @@ export class Desk {
   readonly #tell: (event: RoomEvent, except: string | null) => void;
   /** By room, the tabs that are in it. */
   readonly #tabs = new Map<string, Set<string>>();
-  /** By room, who is there: for a tab that joins later. */
-  readonly #members = new Map<string, Members>();
 
   /** `tell` all tabs but one what happens in rooms. */
   constructor(engine: Engine, tell: (event: RoomEvent, except: string | null) => void) {
@@ -181,7 +179,6 @@ export class Desk {
 
   /** Tell all tabs what the service says of a room. */
   pass(event: RoomEvent): void {
-    if (event.kind === "gathered") this.#members.set(event.room, gather(this.#members.get(event.room) ?? {}, event));
     this.#tell(event, null);
   }
 
@@ -190,28 +187,20 @@ export class Desk {
     for (const [room, tabs] of this.#tabs) if (tabs.delete(tab) && tabs.size === 0) this.#close(room);
   }
 
-  /** The connection has ended: whoever was there is met anew. */
-  forget(): void {
-    this.#members.clear();
-  }
-
   /** This tab leads no more: the next leader is told by the tabs where they are. */
   clear(): void {
     for (const room of [...this.#tabs.keys()]) this.#close(room);
   }
 
   #join(tab: string, room: string, state: Json, tabs: Set<string>): void {
-    const known = this.#members.get(room);
     tabs.add(tab);
     this.#tabs.set(room, tabs);
     this.#engine.join(room, state);
-    // The service answers with all members again; a tab that comes later need not wait for it.
-    if (known) this.#tell({ kind: "gathered", room, members: known, joined: {}, changed: {}, left: [] }, null);
+    // The service answers with all members again, to a tab that comes later too.
   }
 
   #close(room: string): void {
     this.#tabs.delete(room);
-    this.#members.delete(room);
     this.#engine.leave(room);
   }
 }

@@ -7,6 +7,8 @@ import type { Pusher } from "./pusher.ts";
 
 /** How long a write waits for company before it is sent (ms). */
 const DEBOUNCE = 5;
+/** How long another tab's push is waited for (ms). */
+const PATIENCE = 60_000;
 
 export class Sender {
   readonly #peer: Peer;
@@ -63,13 +65,30 @@ export class Sender {
 
   /** Send until the outbox is empty; rejects with what stands in the way. */
   now(): Promise<void> {
-    return this.#lane.run(() => this.#pusher.push());
+    return this.#lane.run(() => this.#alone(() => this.#pusher.push()));
+  }
+
+  /** A client has one push in flight, whichever of its tabs or workers it comes from; a frozen one is not waited for. */
+  #alone(push: () => Promise<void>): Promise<void> {
+    const { locks, after } = this.#peer.around;
+    if (locks === null) return push();
+    const name = `tidemark:${this.#peer.store.db.name}:push`;
+    const late = new AbortController();
+    const forget = after(PATIENCE, () => late.abort());
+    const held = () => {
+      forget();
+      return push();
+    };
+    return locks.request(name, { signal: late.signal }, held).catch((fault: unknown) => {
+      if (!late.signal.aborted) throw fault;
+      return locks.request(name, { steal: true }, push);
+    });
   }
 
   /** The push before this one may have failed meanwhile. */
   async #push(): Promise<void> {
     if (this.#peer.around.now() < Math.max(this.#backedOff, this.#asked)) return this.wrote();
-    await this.#pusher.push();
+    await this.#alone(() => this.#pusher.push());
     this.#backoff.reset();
   }
 

@@ -1,6 +1,6 @@
 /** The service over HTTP: one method for each request, one place where refusals get their meaning (SPEC 4, 5, 7). */
 
-import { REQUEST_CODES } from "../generated/codes.ts";
+import { REQUEST_REMEDIES, type RequestCode } from "../generated/codes.ts";
 import type { PullRequest, PullResponse, PushResponse, Run, Trailer } from "../generated/messages.ts";
 import { isReading } from "../protocol/clock.ts";
 import { type Pending, wire } from "../protocol/outbox.ts";
@@ -235,8 +235,7 @@ async function meaning(response: Response): Promise<Error> {
   }
   const { code, detail } = problem;
   if (tooMuch) return new TooMuch(code, detail, true);
-  const known = Object.entries(REQUEST_CODES).find(([name]) => name === code)?.[1];
-  switch (known?.remedy) {
+  switch (REQUEST_REMEDIES[code as RequestCode]) {
     case "authenticate":
       return new NeedsAuth(detail);
     case "upgrade":

@@ -7,11 +7,10 @@
  * transaction, judged by what is stored, and replay changes nothing.
  */
 
-import { TidemarkError } from "../errors.ts";
 import type { Gathered, Heard } from "../protocol/clientRooms.ts";
 import type { Json } from "../protocol/model.ts";
 import type { Refused } from "../protocol/stream.ts";
-import { call, type Problem, type Standing } from "./status.ts";
+import { call, type Standing } from "./status.ts";
 import type { Channel, Surroundings } from "./surroundings.ts";
 
 /** What a tab wants of a room. */
@@ -33,11 +32,7 @@ export type Message =
   | { readonly t: "wish"; readonly tab: string; readonly wish: RoomWish }
   /** To the leader: this tab is going. */
   | { readonly t: "bye"; readonly tab: string }
-  /** To the leader: push and pull now, and say what came of it. */
-  | { readonly t: "synchronise"; readonly id: string }
   /** From the leader. */
-  | { readonly t: "taken"; readonly id: string }
-  | { readonly t: "done"; readonly id: string; readonly problem: Problem | null }
   | { readonly t: "standing"; readonly standing: Standing }
   | { readonly t: "became"; readonly user: string }
   | { readonly t: "room"; readonly event: RoomEvent }
@@ -47,16 +42,13 @@ export type Message =
 /** How often a leader is asked for a sign of life, and how long it may take (ms). */
 const ASK_EVERY = 5_000;
 const ANSWER_WITHIN = 3_000;
-/** How soon a leader takes what it is asked to do (ms), and how long it may take over it. */
-const TAKE_WITHIN = 1_000;
-const DO_WITHIN = 120_000;
 
 export interface Role {
   /** This tab synchronises from now on. */
   lead(): void;
   /** It does not any more: another one took over. */
   follow(): void;
-  heard(message: Exclude<Message, { t: "taken" | "done" }>): void;
+  heard(message: Message): void;
 }
 
 export class Tabs {
@@ -65,8 +57,6 @@ export class Tabs {
   readonly #around: Surroundings;
   readonly #role: Role;
   readonly #channel: Channel | null;
-  /** What was asked of the leader, and waits for its answer. */
-  readonly #asked = new Map<string, (message: Message) => void>();
   #leading = false;
   #wanted = false;
   /** Frees the lock that is held. */
@@ -111,28 +101,6 @@ export class Tabs {
     this.#channel?.close();
   }
 
-  /** Let the leader push and pull; false: there is none that answers. Rejects with what stood in its way. */
-  synchronise(): Promise<boolean> {
-    if (this.#channel === null) return Promise.resolve(false);
-    const id = this.#around.uuid();
-    return new Promise((resolve, reject) => {
-      const over = () => {
-        this.#asked.delete(id);
-        resolve(false);
-      };
-      let forget = this.#around.after(TAKE_WITHIN, over);
-      this.#asked.set(id, (message) => {
-        forget();
-        if (message.t === "taken") forget = this.#around.after(DO_WITHIN, over);
-        if (message.t !== "done") return;
-        this.#asked.delete(id);
-        if (message.problem === null) resolve(true);
-        else reject(new TidemarkError(message.problem.code, message.problem.message));
-      });
-      this.send({ t: "synchronise", id });
-    });
-  }
-
   /** To all other tabs. */
   send(message: Message): void {
     this.#channel?.postMessage(message);
@@ -140,8 +108,7 @@ export class Tabs {
 
   #heard(message: Message): void {
     if (message.t === "standing" || message.t === "rooms?") this.#watch();
-    if (message.t === "taken" || message.t === "done") this.#asked.get(message.id)?.(message);
-    else this.#role.heard(message);
+    this.#role.heard(message);
   }
 
   /** Wait for the lock, or take it. */
