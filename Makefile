@@ -43,6 +43,8 @@ client: setup  ## Build and test the browser client, its size and its documentat
 	tools/client run package
 	tools/client run docs:check
 	tools/client test
+	@if command -v chromium >/dev/null || test -n "$${CHROMIUM:-}"; then tools/client run test:browser; \
+		else echo 'Chromium is missing: the tests of the client in a browser do not run.'; test -z "$${CI:-}"; fi
 
 lint: $(VENV)/.dev $(CLIENT)/node_modules/.package-lock.json  ## Style, types and the order of imports.
 	$(BIN)/ruff check --quiet .

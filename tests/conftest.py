@@ -57,6 +57,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.fixture(scope="session")
+def meeting(pytestconfig: pytest.Config) -> Path:
+    """The folder in which the workers of this run meet."""
+    return pytestconfig.stash[_RUN]
+
+
+@pytest.fixture(scope="session")
 def postgres_server(pytestconfig: pytest.Config) -> PostgresServer:
     """The PostgreSQL cluster of this run, shared by all its workers; started when the first test asks for it."""
     return _shared(pytestconfig, PostgresServer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Any, get_args
 
@@ -79,7 +80,11 @@ def test_members_say_whether_they_may_be_missing_or_null() -> None:
 def test_every_code_is_known() -> None:
     """Codes of mutations, requests and rooms are types, and those that a stream closes with have names."""
     text = codes_module()
-    kinds = {"MutationCode": errors.MUTATION_CODES, "RequestCode": errors.REQUEST_CODES, "RoomCode": errors.ROOM_CODES}
+    kinds: dict[str, Iterable[str]] = {
+        "MutationCode": errors.MUTATION_CODES,
+        "RequestCode": errors.REQUEST_CODES,
+        "RoomCode": errors.ROOM_CODES,
+    }
     for name, codes in kinds.items():
         union = "".join(f'\n  | "{code}"' for code in codes)
         assert f"export type {name} ={union};" in text

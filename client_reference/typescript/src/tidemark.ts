@@ -261,7 +261,8 @@ export class Tidemark extends Dexie {
   /** Delete the database, unsent changes included; nothing of it is missed at the next opening. */
   override delete(options?: { disableAutoOpen: boolean }): PromiseExtended<void> {
     this.#around.storage?.removeItem(this.#marker);
-    return super.delete(options);
+    // Dexie counts its arguments.
+    return options === undefined ? super.delete() : super.delete(options);
   }
 
   /** Under which the storage that outlives the database knows what was in it. */

@@ -1,10 +1,15 @@
-/** How much the client adds to an app (gzipped), without Dexie and React; exit code 1 where it is above the limit. */
+/** How much the client adds to a page (gzipped), without Dexie and React; exit code 1 where it is above the limit. */
 
 import { gzipSync } from "node:zlib";
 import { build } from "vite";
 
-const LIMIT = 25_000;
-const PARTS = ["index", "react", "service-worker"];
+const LIMITS = {
+  "the client": { parts: ["index"], limit: 25_000 },
+  "with the hooks for React and the service worker's part": {
+    parts: ["index", "react", "service-worker"],
+    limit: 26_000,
+  },
+};
 const ENTRY = "virtual:app";
 
 /** An app that uses every export of these parts. */
@@ -31,8 +36,8 @@ async function sizeOf(parts) {
   return output.reduce((sum, { code }) => sum + gzipSync(code, { level: 9 }).length, 0);
 }
 
-const whole = await sizeOf(PARTS);
-console.log(
-  `the client in an app: ${(whole / 1_000).toFixed(1)} kB gzipped (index alone ${((await sizeOf(["index"])) / 1_000).toFixed(1)}), limit ${LIMIT / 1_000}`,
-);
-if (whole > LIMIT) process.exitCode = 1;
+for (const [name, { parts, limit }] of Object.entries(LIMITS)) {
+  const size = await sizeOf(parts);
+  console.log(`${name}: ${(size / 1_000).toFixed(1)} kB gzipped, limit ${limit / 1_000}`);
+  if (size > limit) process.exitCode = 1;
+}

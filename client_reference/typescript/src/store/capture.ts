@@ -17,23 +17,13 @@ import Dexie, {
 import { TidemarkError } from "../errors.ts";
 import { rowName } from "../protocol/outbox.ts";
 import type { Declared } from "./entities.ts";
-import {
-  BASE,
-  type BaseRecord,
-  META,
-  OUTBOX,
-  type OutboxRecord,
-  type ReplicaRecord,
-  type Row,
-  TOUCHED,
-} from "./records.ts";
+import { BASE, type BaseRecord, META, OUTBOX, type ReplicaRecord, type Row, TOUCHED } from "./records.ts";
 import type { Store } from "./store.ts";
 import { type Named, type NewRecord, type Prepared, Writing } from "./writing.ts";
 import { inZone, type Steps, wait } from "./zone.ts";
 
 /** Between the hooks of the app, which see what it wrote, and the cache and observers, which see what is kept. */
 const LEVEL = 1;
-const ANY_RANGE = { type: 3, lower: Dexie.minKey, upper: Dexie.maxKey };
 
 /** A table within a transaction of the app's. */
 interface Site {
@@ -146,8 +136,10 @@ function* save(
   const { down, table, writing } = site;
   const named = (request.values as Row[]).map((value) => writing.named(table, value));
   const keys = named.map(({ value, row }) => table.localKey(String(value[table.scopeColumn]), row));
-  const before = new Map<string, Row | undefined>();
-  for (const [at, old] of (yield* read(site, keys)).entries()) before.set(String(keys[at]), old);
+  const fresh = named.every(({ drawn }) => drawn);
+  const names = fresh || request.type === "add" ? [] : named.map((each) => nameOf(table, each));
+  const known = yield* read(site, fresh ? [] : keys, names);
+  const before = new Map(known.rows.map((old, at) => [String(keys[at]), old]));
   const prepared = named.map((each, at) => {
     const key = String(keys[at]);
     const found = prepare(site, request.type, each, before.get(key));
@@ -156,7 +148,17 @@ function* save(
   });
   const records = writing.take(prepared);
   const values = prepared.map(({ value }) => value);
-  return yield* write(site, down.mutate.bind(down, { ...request, values }), prepared, records);
+  return yield* write(site, down.mutate.bind(down, { ...request, values }), prepared, records, known.bases);
+}
+
+/** The name of the row that a value is put into, as far as it says where that is. */
+function nameOf(table: Declared, { value, row }: Named): string {
+  try {
+    return rowName(table.scopeOf(value), table.name, row);
+  } catch {
+    // No scope, or none that is one: what there is to say about it is said when the value is checked.
+    return row;
+  }
 }
 
 /** The second `add` of a key fails, as Dexie has it, and is nothing to send. */
@@ -166,40 +168,45 @@ function prepare({ table, writing }: Site, type: "add" | "put", named: Named, ol
 
 function* remove(site: Site, keys: unknown[]): Steps<DBCoreMutateResponse> {
   const { down, table, trans, writing } = site;
-  const olds = new Map((yield* read(site, keys)).map((old, at) => [String(keys[at]), old]));
+  const known = yield* read(site, keys, []);
+  const olds = new Map(known.rows.map((old, at) => [String(keys[at]), old]));
   const prepared = [...olds.values()].flatMap((old) => (old === undefined ? [] : writing.delete(table, old)));
   const records = writing.take(prepared);
-  return yield* write(site, () => down.mutate({ type: "delete", trans, keys }), prepared, records);
+  return yield* write(site, () => down.mutate({ type: "delete", trans, keys }), prepared, records, known.bases);
 }
 
-/** The rows of these keys; and, once in each transaction, who writes here and by which clock. */
-function* read({ core, down, trans, writing }: Site, keys: unknown[]): Steps<(Row | undefined)[]> {
-  const rows = down.getMany({ trans, keys });
-  if (writing.begun) return yield* wait(rows);
+/** What is known before a request: the rows of its keys, and the server's state of rows by name. */
+interface Known {
+  readonly rows: (Row | undefined)[];
+  readonly bases: ReadonlyMap<string, BaseRecord | undefined>;
+}
+
+/** Look it up; and, once in each transaction, who writes here and by which clock. */
+function* read({ core, down, trans, writing }: Site, keys: unknown[], names: string[]): Steps<Known> {
   const explicit = Dexie.currentTransaction?.explicit === true;
-  const outbox = core.table(OUTBOX);
-  const query = { index: outbox.schema.primaryKey, range: ANY_RANGE };
-  const [olds, replica, last] = yield* wait(
-    Dexie.Promise.all([
-      rows,
-      core.table(META).get({ trans, key: "replica" }) as Promise<ReplicaRecord | undefined>,
-      outbox.query({ trans, values: true, limit: 1, direction: "prev", query }),
-    ]),
-  );
-  writing.begin(replica, (last.result as OutboxRecord[])[0], explicit);
-  return olds;
+  const replica: Promise<ReplicaRecord | undefined> | null = writing.begun
+    ? null
+    : core.table(META).get({ trans, key: "replica" });
+  const held: Promise<(BaseRecord | undefined)[]> = core.table(BASE).getMany({ trans, keys: names });
+  const [rows, bases, who] = yield* wait(Dexie.Promise.all([down.getMany({ trans, keys }), held, replica]));
+  if (replica !== null) writing.begin(who ?? undefined, explicit);
+  return { rows, bases: new Map(names.map((name, at) => [name, bases[at]])) };
 }
 
 /** Write the rows, put the mutations into the outbox, and set the server's state of the rows aside. */
 function* write(
-  { core, table, trans }: Site,
+  { core, table, trans, writing }: Site,
   rows: () => Promise<DBCoreMutateResponse>,
   prepared: readonly Prepared[],
   records: readonly NewRecord[],
+  known: Known["bases"],
 ): Steps<DBCoreMutateResponse> {
   const writes: Promise<unknown>[] = [];
   const done = rows();
-  if (records.length > 0) writes.push(core.table(OUTBOX).mutate({ type: "add", trans, values: records }));
+  if (records.length > 0) {
+    writes.push(core.table(OUTBOX).mutate({ type: "add", trans, values: records }));
+    writes.push(core.table(META).mutate({ type: "put", trans, values: [writing.replica] }));
+  }
   const bases = core.table(BASE);
   // Of several writes of one row in a request the first has met what the server knows.
   const met = new Map<string, Row>();
@@ -209,7 +216,9 @@ function* write(
   }
   if (met.size > 0) {
     const names = [...met.keys()];
-    const held: (BaseRecord | undefined)[] = yield* wait(bases.getMany({ trans, keys: names }));
+    const held = names.every((name) => known.has(name))
+      ? names.map((name) => known.get(name))
+      : ((yield* wait(bases.getMany({ trans, keys: names }))) as (BaseRecord | undefined)[]);
     const values = held.flatMap((base) => (base && base.doc === undefined ? [aside(table, base, met)] : []));
     if (values.length > 0) writes.push(bases.mutate({ type: "put", trans, values }));
   }

@@ -98,6 +98,7 @@ export class Outbox {
       if (first === undefined) return;
       const stamped = restamp(stale, await inside.clock(node, first.seq), { offset, now });
       await inside.put(OUTBOX, stamped);
+      await inside.put(META, [{ ...(await inside.replica()), issued: stamped.at(-1)?.at ?? null }]);
     });
   }
 

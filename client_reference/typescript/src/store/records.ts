@@ -39,6 +39,8 @@ export interface ReplicaRecord {
   user: string | null;
   /** The highest reading received, or handed to the transport and gone from the outbox since. */
   clock: string | null;
+  /** The last reading that was issued to the outbox. */
+  issued: string | null;
   /** The server's time less the device's (ms), as last measured. */
   offset: number | null;
   /** The number under which the rows are kept. */

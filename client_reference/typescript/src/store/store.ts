@@ -185,7 +185,7 @@ export class Inside {
   }
 
   /** A clock at the highest reading that was received, sent, or issued to the outbox before `seq`. */
-  async clock(node: string, seq = Number.POSITIVE_INFINITY): Promise<Clock> {
+  async clock(node: string, seq: number): Promise<Clock> {
     const { clock } = await this.replica();
     const [last] = await this.all<{ at: string }>(OUTBOX, { below: seq, last: true });
     const own = new Clock(node, clock);
@@ -230,7 +230,7 @@ function query(table: DBCoreTable, where: Where) {
   if (where.is !== undefined) return { index, range: { type: EQUAL, lower: where.is, upper: where.is } };
   const lower = where.from ?? where.above;
   const upper = where.upTo ?? where.below;
-  if (lower === undefined && (upper === undefined || upper === Number.POSITIVE_INFINITY)) {
+  if (lower === undefined && upper === undefined) {
     return { index, range: { type: ANY_RANGE, lower: Dexie.minKey, upper: Dexie.maxKey } };
   }
   return {

@@ -33,6 +33,7 @@ export function identify(store: Store): Promise<ReplicaRecord> {
       client: chance.uuid(),
       user: null,
       clock: null,
+      issued: null,
       offset: null,
       schema,
       synced: null,

@@ -18,6 +18,8 @@ export type NewRecord = Omit<OutboxRecord, "seq">;
 export interface Named {
   readonly value: Row;
   readonly row: string;
+  /** The key was made up here: nothing is there. */
+  readonly drawn: boolean;
 }
 
 /** What comes of one value of a request: the row as it is to be kept, and the mutation that says so. */
@@ -47,6 +49,11 @@ export class Writing {
     return this.#begun !== null;
   }
 
+  /** Who writes here, with the last reading issued by now. */
+  get replica(): ReplicaRecord | null {
+    return this.#begun?.replica ?? null;
+  }
+
   /** How many mutations it has put into the outbox. */
   get count(): number {
     return this.#count;
@@ -71,7 +78,7 @@ export class Writing {
   }
 
   /** Who writes here, and by which clock; `explicit`: it is a transaction that the app has asked for. */
-  begin(replica: ReplicaRecord | undefined, latest: OutboxRecord | undefined, explicit: boolean): void {
+  begin(replica: ReplicaRecord | undefined, explicit: boolean): void {
     const { user, node, chance } = this.#store;
     if (!replica?.user || user === null) {
       throw new TidemarkError("needs_auth", "nobody has signed in on this device yet: there is no outbox to write to");
@@ -81,7 +88,7 @@ export class Writing {
     }
     if (replica.schema > this.#store.declaration.schema) throw outdated();
     const clock = new Clock(node, replica.clock);
-    if (latest !== undefined) clock.observe(latest.at);
+    if (replica.issued !== null) clock.observe(replica.issued);
     this.#begun = { replica, clock };
     if (explicit && !this.#divided) this.#group = chance.uuid();
   }
@@ -90,14 +97,13 @@ export class Writing {
     const { columns, types } = table.entity.key;
     const [column] = columns;
     const value = { ...given };
-    if (columns.length === 1 && types[0] === "uuid" && column && value[column] === undefined) {
-      value[column] = this.#store.chance.uuid();
-    }
+    const drawn = columns.length === 1 && types[0] === "uuid" && value[column as string] === undefined;
+    if (drawn) value[column as string] = this.#store.chance.uuid();
     if (table.own && value[table.scopeColumn] === undefined) value[table.scopeColumn] = this.#store.user;
     const row = table.rowOf(value);
     const problem = row === null ? `the key (${columns.join(", ")}) is text` : table.rowProblem(row);
     if (row === null || problem !== null) throw new TidemarkError("invalid_row", `${table.name}: ${problem}`);
-    return { value, row };
+    return { value, row, drawn };
   }
 
   /** A value to be put, over `old` if that is there: of a visible row what changes is said, of another the whole. */
@@ -182,6 +188,7 @@ export class Writing {
     const at = clock.issue(wall + (replica.offset ?? 0));
     const { schema } = this.#store.declaration;
     const sent = { op, scope, entity: table.name, row, at, fields, schema, wall, group: this.#group, handed: false };
+    replica.issued = at;
     return { ...sent, queued: 1, target: targetOf(table.name, row) };
   }
 }

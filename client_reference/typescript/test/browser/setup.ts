@@ -9,6 +9,8 @@ const ROOT = fileURLToPath(new URL("../../../../", import.meta.url));
 declare module "vitest" {
   interface ProvidedContext {
     service: { url: string; secret: string };
+    /** How many histories a property tries. */
+    runs: number;
   }
 }
 
@@ -18,6 +20,7 @@ export default async function setup(project: TestProject): Promise<() => Promise
   const service = spawn(`${ROOT}.venv/bin/python`, command, { cwd: ROOT, stdio: ["pipe", "pipe", "inherit"] });
   const ended = new Promise<undefined>((resolve) => service.once("exit", () => resolve(undefined)));
   project.provide("service", await started(service.stdout, ended));
+  project.provide("runs", Number(process.env.RUNS ?? 25));
   return async () => {
     service.stdin.end();
     await ended;

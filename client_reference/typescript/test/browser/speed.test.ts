@@ -1,61 +1,130 @@
+/**
+ * How fast the client is in a real browser, beside plain Dexie in the same run. The bounds are far above what is
+ * measured on a quiet machine (see the README), so that only a real fault is found by them; the figures are printed.
+ */
+
 import Dexie, { liveQuery } from "dexie";
-import { expect, test } from "vitest";
+import { expect, inject, test } from "vitest";
+import type { Mutation } from "../../src/generated/messages.ts";
+import { reading } from "../../src/protocol/clock.ts";
 import { device, somebody, until } from "./devices.ts";
+import { tokenFor } from "./tokens.ts";
 
-const sorted = (times: number[]) => [...times].sort((one, two) => one - two);
-const p50 = (times: number[]) => sorted(times)[times.length >> 1] ?? Number.NaN;
-
-async function timed(times: number, work: (at: number) => Promise<unknown>): Promise<number[]> {
-  const taken: number[] = [];
-  for (let at = 0; at < times; at++) {
-    const begun = performance.now();
-    await work(at);
-    taken.push(performance.now() - begun);
-  }
-  return taken;
-}
-
+const ROWS = 20_000;
 const row = (at: number) => ({ name: `Category ${at}`, color: "blue", position: at, archived: false });
 
-test("a local write costs less than twice a plain one", async () => {
-  const results: Record<string, number> = {};
-  for (const durability of ["relaxed", "strict"] as const) {
-    const plain = new Dexie(`plain-${durability}`, { chromeTransactionDurability: durability });
-    plain.version(1).stores({ user_categories: "id, user_id, name" });
-    const stamps = {
-      user_id: "u",
-      created_at: "2026-11-30T00:00:00.000000Z",
-      updated_at: "2026-11-30T00:00:00.000000Z",
-    };
-    const one = await timed(300, (at) =>
-      plain.table("user_categories").put({ id: crypto.randomUUID(), ...row(at), ...stamps }),
-    );
-    results[`plain put, ${durability}`] = p50(one.slice(50));
-  }
+async function mean(times: number, work: (at: number) => Promise<unknown>): Promise<number> {
+  const begun = performance.now();
+  for (let at = 0; at < times; at++) await work(at);
+  return (performance.now() - begun) / times;
+}
+
+function quantile(times: readonly number[], part: number): number {
+  return [...times].sort((one, two) => one - two)[Math.floor(times.length * part)] ?? Number.NaN;
+}
+
+test("a local write with its outbox costs about twice a plain put of Dexie's", async () => {
+  const plain = new Dexie(`plain-${somebody()}`, { chromeTransactionDurability: "strict" });
+  plain.version(1).stores({ user_categories: "id, user_id, name" });
+  const stamps = { user_id: "u", created_at: "2026-11-30T00:00:00.000000Z", updated_at: "2026-11-30T00:00:00.000000Z" };
   const db = device(somebody(), { start: false });
   await db.open();
-  const ours = await timed(300, (at) => db.user_categories.put(row(at)));
-  results["with outbox"] = p50(ours.slice(50));
-  const keys = await db.user_categories.toCollection().primaryKeys();
-  results["update with outbox"] = p50(
-    (await timed(200, (at) => db.user_categories.update(keys[at] as string, { position: at + 1000 }))).slice(30),
+  const rounds: [number, number][] = [];
+  for (let round = 0; round < 6; round++) {
+    const put = await mean(200, (at) =>
+      plain.table("user_categories").put({ id: crypto.randomUUID(), ...row(at), ...stamps }),
+    );
+    rounds.push([put, await mean(200, (at) => db.user_categories.put(row(at)))]);
+  }
+  // The first round warms up.
+  const [put = 0, written = 0] = [0, 1].map((at) =>
+    quantile(
+      rounds.slice(1).map((round) => round[at] ?? 0),
+      0.5,
+    ),
   );
-  console.log(JSON.stringify(results));
-  expect(results["with outbox"]).toBeLessThan(100);
+  console.log(
+    `local write: ${written.toFixed(2)} ms, plain put: ${put.toFixed(2)} ms, ratio ${(written / put).toFixed(2)}`,
+  );
+  expect(written / put).toBeLessThan(5);
+  await db.delete();
+  await plain.delete();
 });
 
-test("first synchronisation", async () => {
+test("the first synchronisation of 20,000 rows takes seconds, and leaves the page its frames (I32)", async () => {
   const user = somebody();
-  const one = device(user);
-  await one.open();
+  await fill(user);
+  const db = device(user, { start: false });
+  await db.open();
+  const shown: number[] = [];
+  const watching = liveQuery(() => db.user_categories.count()).subscribe((count) => shown.push(count));
+  const frames = framesUntil();
   const begun = performance.now();
-  for (let at = 0; at < 20; at++)
-    await one.user_categories.bulkAdd(Array.from({ length: 1000 }, (_, n) => row(at * 1000 + n)));
-  const written = performance.now();
-  await until(one, ({ pending }) => pending === 0);
-  const pushed = performance.now();
-  const two = device(user, { start: false });
-  await two.open();
+  db.resume();
+  await until(db, ({ connection }) => connection === "live");
+  const took = performance.now() - begun;
+  console.log(
+    `first synchronisation of ${ROWS} rows: ${took.toFixed(0)} ms, longest frame ${frames.end().toFixed(0)} ms`,
+  );
+  watching.unsubscribe();
+  expect(await db.user_categories.count()).toBe(ROWS);
+  const [proof] = Object.values(await db.verify());
+  expect(proof?.computed).toBe(proof?.told);
+  // A query that is open meanwhile sees the rows come.
+  expect(shown.length).toBeGreaterThan(5);
+  expect(took).toBeLessThan(30_000);
+  await db.delete();
+});
+
+test("what another device writes is soon on the screen", async () => {
+  const user = somebody();
+  const [one, two] = [device(user), device(user)];
+  for (const db of [one, two]) await until(db, ({ connection }) => connection === "live");
+  const times: number[] = [];
+  for (let at = 0; at < 100; at++) {
+    const begun = performance.now();
+    const drawn = new Promise<void>((resolve) => {
+      const watching = liveQuery(() => two.user_categories.where({ name: `n${at}` }).count()).subscribe((count) => {
+        if (count === 0) return;
+        queueMicrotask(() => watching.unsubscribe());
+        resolve();
+      });
+    });
+    await one.user_categories.add({ name: `n${at}` });
+    await drawn;
+    times.push(performance.now() - begun);
+  }
+  console.log(
+    `write to another's redrawn query: p50 ${quantile(times, 0.5).toFixed(0)} ms, p99 ${quantile(times, 0.99).toFixed(0)} ms`,
+  );
+  expect(quantile(times, 0.5)).toBeLessThan(1_000);
+  for (const db of [one, two]) await db.delete();
+});
+
+/** Put the rows into the service, without a client's database. */
+async function fill(user: string): Promise<void> {
+  const { url, secret } = inject("service");
+  const headers = { Authorization: `Bearer ${await tokenFor(user, secret)}`, "Content-Type": "application/json" };
+  for (let from = 0; from < ROWS; from += 1_000) {
+    const mutations = Array.from(
+      { length: 1_000 },
+      (_, at): Mutation => ({
+        seq: at + 1,
+        op: "put",
+        entity: "user_categories",
+        row: crypto.randomUUID(),
+        at: reading(Date.now(), at, "5f1c9a7e3d2b4a68"),
+        fields: row(from + at),
+      }),
+    );
+    const body = JSON.stringify({ client: crypto.randomUUID(), schema: 1, mutations });
+    const answer = await fetch(`${url}/sync/push`, { method: "POST", headers, body });
+    expect(answer.status).toBe(200);
+  }
+}
+
+/** Watch the page's frames; `end` says how long the longest took (ms). */
+function framesUntil(): { end(): number } {
   let longest = 0;
   let last = performance.now();
   let running = true;
@@ -66,42 +135,10 @@ test("first synchronisation", async () => {
     if (running) requestAnimationFrame(frame);
   };
   requestAnimationFrame(frame);
-  const from = performance.now();
-  two.resume();
-  await until(two, ({ connection }) => connection === "live");
-  const synced = performance.now();
-  running = false;
-  console.log(JSON.stringify({ write: written - begun, push: pushed - written, firstSync: synced - from, longest }));
-  expect(await two.user_categories.count()).toBe(20000);
-  expect(await two.verify()).toMatchObject({});
-  one.close();
-  two.close();
-});
-
-test("push by another to redrawn query", async () => {
-  const user = somebody();
-  const one = device(user);
-  const two = device(user);
-  await Promise.all([
-    until(one, ({ connection }) => connection === "live"),
-    until(two, ({ connection }) => connection === "live"),
-  ]);
-  const times: number[] = [];
-  for (let at = 0; at < 100; at++) {
-    const begun = performance.now();
-    const seen = new Promise<void>((resolve) => {
-      const watching = liveQuery(() => two.user_categories.where({ name: `n${at}` }).count()).subscribe((count) => {
-        if (count === 1) {
-          queueMicrotask(() => watching.unsubscribe());
-          resolve();
-        }
-      });
-    });
-    await one.user_categories.add({ name: `n${at}` });
-    await seen;
-    times.push(performance.now() - begun);
-  }
-  console.log(JSON.stringify({ p50: p50(times), p99: sorted(times)[98] }));
-  one.close();
-  two.close();
-});
+  return {
+    end: () => {
+      running = false;
+      return longest;
+    },
+  };
+}
