@@ -1,5 +1,8 @@
+import { fileURLToPath } from "node:url";
 import { playwright } from "@vitest/browser-playwright";
 import { defineConfig } from "vitest/config";
+
+const source = (file: string) => fileURLToPath(new URL(`src/${file}`, import.meta.url));
 
 /** A browser of the machine's own: none is downloaded. */
 const chromium = {
@@ -23,7 +26,7 @@ export default defineConfig({
       {
         test: {
           name: "browser",
-          include: ["test/browser/**/*.test.ts"],
+          include: ["test/browser/**/*.test.{ts,tsx}"],
           globalSetup: ["test/browser/setup.ts"],
           testTimeout: 60_000,
           browser: {
@@ -34,7 +37,20 @@ export default defineConfig({
             instances: [{ browser: "chromium" }],
           },
         },
-        optimizeDeps: { include: ["dexie", "fast-check"] },
+        resolve: {
+          alias: { "@tidemark/client/react": source("react.ts"), "@tidemark/client": source("index.ts") },
+          dedupe: ["dexie"],
+        },
+        optimizeDeps: {
+          include: [
+            "dexie",
+            "dexie-react-hooks",
+            "fast-check",
+            "react",
+            "react/jsx-dev-runtime",
+            "@testing-library/react",
+          ],
+        },
       },
     ],
   },

@@ -25,6 +25,8 @@ import { type FetchToken, Tokens } from "./sync/tokens.ts";
 
 /** How long the first opening on a device waits to learn whose it is (ms). */
 const SIGN_IN_PATIENCE = 10_000;
+/** How soon a database that did not open is tried again (ms). */
+const OPEN_AGAIN = 10_000;
 
 /** What a database is opened with. */
 export interface Options<T> {
@@ -34,6 +36,8 @@ export interface Options<T> {
   readonly schema: Schema<T>;
   /** A JWT of whoever is signed in; null if nobody is. Asked again before one runs out. */
   readonly fetchToken: FetchToken;
+  /** Who is signed in, the token's `sub`, where the app knows it: then rows of somebody else are not shown for a moment. */
+  readonly user?: string;
   /** Of the IndexedDB database; `tidemark` when left out. */
   readonly name?: string;
   /** Tables of the app's own that stay on the device, as Dexie declares them. */
@@ -281,6 +285,7 @@ export class Tidemark extends Dexie {
       if (this.#stopWatching !== null) this.#tabs.open();
     } catch (fault) {
       this.#report({ code: "unexpected", message: `the database does not open: ${(fault as Error).message}` });
+      this.#around.after(OPEN_AGAIN, () => this.#stopWatching !== null && void this.#begin());
     }
   }
 
@@ -295,9 +300,10 @@ export class Tidemark extends Dexie {
       });
     }
     storage?.setItem(this.#marker, replica.database);
-    this.#store.user = replica.user;
+    const { user = replica.user } = this.#options;
     this.#standing = { ...this.#standing, lastSync: replica.synced, offset: replica.offset };
-    if (replica.user === null) await this.#meet();
+    if (user === null) await this.#meet();
+    else await this.#belong(user);
     await reshape(this.#store);
     if (this.#options.persist !== false && navigator?.storage?.persist) void navigator.storage.persist();
     this.#refresh();
@@ -313,9 +319,12 @@ export class Tidemark extends Dexie {
     // Why there is no token is for the engine to find, and to tell.
     const token = await Promise.race([late, this.#tokens.current().catch(() => null)]);
     forget();
-    if (token === null) return;
-    await become(this.#store, token.user);
-    this.#store.user = token.user;
+    if (token !== null) await this.#belong(token.user);
+  }
+
+  async #belong(user: string): Promise<void> {
+    await become(this.#store, user);
+    this.#store.user = user;
   }
 
   /** The browser has taken the database away: open it again, and begin anew if it is another one. */

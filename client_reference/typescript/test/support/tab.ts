@@ -15,9 +15,12 @@ import { Script, token, URL } from "./script.ts";
 import { Service } from "./service.ts";
 import { chance, Time, until } from "./time.ts";
 
-export interface Wishes extends Partial<Omit<Options<Tables>, "url" | "name">> {
+export interface Wishes extends Partial<Omit<Options<Tables>, "url" | "name" | "user">> {
   readonly device?: Device;
+  /** Whose token there is; ann's when left out. */
   readonly user?: string | null;
+  /** Who is signed in, as the client is told of it. */
+  readonly told?: string;
   readonly schema?: Schema<Tables>;
 }
 
@@ -61,7 +64,7 @@ export class Tab {
   asked = 0;
   readonly #world: World;
 
-  constructor(world: World, device: Device, { user = "ann", device: _, ...options }: Wishes) {
+  constructor(world: World, device: Device, { user = "ann", told, device: _, ...options }: Wishes) {
     this.#world = world;
     this.device = device;
     this.life = device.life();
@@ -77,8 +80,9 @@ export class Tab {
         return this.user && token(this.user, 4_000_000_000, this.asked);
       },
       onReport: (report) => this.reports.push(report),
+      ...(told === undefined ? {} : { user: told }),
       ...options,
-      // Whoever does not synchronise by itself, and is told to, would first wait for a leader to do it.
+      // Whoever does not synchronise by itself is no tab among others.
       around: { ...this.#around(), ...(options.start ? {} : { channel: () => null }), ...options.around },
       dexie: this.life.dexie,
     });

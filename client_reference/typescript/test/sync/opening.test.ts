@@ -39,6 +39,20 @@ describe("whose it is", () => {
     await expect(tab.db.notes.add({ title: "a" })).rejects.toMatchObject({ code: "needs_auth" });
   });
 
+  test("told who is signed in, it opens without a row of whoever was here before, and keeps their outbox (I25)", async () => {
+    const first = world.tab();
+    await first.db.notes.add({ title: "ann's" });
+    first.db.close();
+    world.script.online = false;
+    const bobs = world.tab({ device: first.device, told: "bob" });
+    expect(await bobs.db.notes.toArray()).toEqual([]);
+    expect(bobs.db.status.value.user).toBe("bob");
+    bobs.db.close();
+    const anns = world.tab({ device: first.device, told: "ann" });
+    expect(await anns.db.notes.toArray()).toMatchObject([{ title: "ann's" }]);
+    expect(await anns.outbox()).toHaveLength(1);
+  });
+
   test("a device that knows its user opens without asking anybody, and works offline (I25)", async () => {
     const first = world.tab();
     await first.db.notes.add({ id: id(1), title: "a" });
