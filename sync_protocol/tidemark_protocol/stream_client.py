@@ -50,6 +50,8 @@ STEADY: Final = 10_000
 """A connection that has lived this long was a good one: the next back-off starts from the beginning."""
 RENEW_AHEAD: Final = 60_000
 """A fresh token is asked for this long before the old one runs out, or at half its time if that is later."""
+RENEW_AT_LEAST: Final = 5_000
+"""One that is as good as over is not asked for over and over again."""
 PATIENCE: Final = 15_000
 """How long connecting and greeting may take."""
 
@@ -383,7 +385,7 @@ class ClientStream:
 
     def _expect(self, expires: int, now: int) -> None:
         left = max(0, expires * 1_000 - now)
-        self._renew_at = now + max(left - RENEW_AHEAD, left // 2)
+        self._renew_at = now + max(left - RENEW_AHEAD, left // 2, RENEW_AT_LEAST)
 
     def _back_off(self, now: int, chance: float, reason: str = "") -> list[Effect]:
         """Wait half a delay and up to as much again by chance; the delay doubles with every failure in a row.

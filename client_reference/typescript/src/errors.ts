@@ -16,12 +16,12 @@ export type ClientCode =
   | "group_too_large"
   /** What a dead letter builds on is not there. */
   | "row_gone"
-  /** Nobody is connected: what was asked for needs the service. */
-  | "offline"
   /** The database was emptied or deleted from outside. */
   | "storage_lost"
-  /** The declaration is not what the client was generated from. */
-  | "declaration";
+  /** The database is not open. */
+  | "closed"
+  /** What the database failed at for no reason that is known. */
+  | "unexpected";
 
 export class TidemarkError extends Error {
   override readonly name = "TidemarkError";

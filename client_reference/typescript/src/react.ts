@@ -147,9 +147,12 @@ function plain(state: Json | undefined): Json | undefined {
   return text === undefined ? undefined : (JSON.parse(text) as Json);
 }
 
-const NOWHERE: Observed<Presence> = { value: { members: {}, problem: null }, subscribe: () => () => undefined };
+const NOWHERE: Observed<Presence> = {
+  value: { members: {}, others: {}, problem: null },
+  subscribe: () => () => undefined,
+};
 
-/** Who is in a room, by session; one's own device included. */
+/** Who is in a room, by session, this device included; `useRoom` tells the others apart. */
 export function usePresence(name: string | null, state?: Json): Members {
   return useRoom(name, state).members;
 }

@@ -151,7 +151,7 @@ export class Tidemark extends Dexie {
       this.#tabs.send({ t: "room", event });
       if (except !== this.#tabs.id) this.#rooms.heard(event);
     });
-    this.#rooms = new Rooms(this.#tabs, this.#desk);
+    this.#rooms = new Rooms(this.#tabs, this.#desk, () => this.#standing.session);
     this.#status = new Watched(this.#statusNow());
     this.use(this.#capture);
     this.version(Math.max(1, declaration.schema)).stores({ ...stores, ...options.local, ...STORES });
@@ -229,11 +229,14 @@ export class Tidemark extends Dexie {
    * had not sent is kept for when they are back.
    */
   signedIn(): void {
+    this.#tabs.send({ t: "signed_in" });
+    this.#askAnew();
+  }
+
+  /** A token that is held may be a former user's. */
+  #askAnew(): void {
+    this.#tokens.forget();
     if (this.#tabs.leading) this.#engine.signedIn();
-    else {
-      this.#tokens.forget();
-      this.#tabs.send({ t: "signed_in" });
-    }
   }
 
   /**
@@ -265,6 +268,8 @@ export class Tidemark extends Dexie {
   /** Delete the database, unsent changes included; nothing of it is missed at the next opening. */
   override delete(options?: { disableAutoOpen: boolean }): PromiseExtended<void> {
     this.#around.storage?.removeItem(this.#marker);
+    this.#tokens.forget();
+    this.#tabs.send({ t: "signed_in" });
     // Dexie counts its arguments.
     return options === undefined ? super.delete() : super.delete(options);
   }
@@ -296,7 +301,7 @@ export class Tidemark extends Dexie {
     if (known && known !== replica.database) {
       this.#report({
         code: "storage_lost",
-        message: "the database on this device was emptied or replaced: it is fetched anew",
+        message: "the database was emptied or replaced: it is fetched anew",
       });
     }
     storage?.setItem(this.#marker, replica.database);
@@ -323,8 +328,10 @@ export class Tidemark extends Dexie {
   }
 
   async #belong(user: string): Promise<void> {
+    const former = (await identify(this.#store)).user;
     await become(this.#store, user);
     this.#store.user = user;
+    if (former !== user) this.#tabs.send({ t: "became", user });
   }
 
   /** The browser has taken the database away: open it again, and begin anew if it is another one. */
@@ -376,6 +383,8 @@ export class Tidemark extends Dexie {
   }
 
   #lead(): void {
+    // Since it was got somebody else may have signed in, in a tab that is gone.
+    this.#tokens.forget();
     this.#refresh();
     this.#engine.start();
     this.#rooms.announce();
@@ -408,7 +417,7 @@ export class Tidemark extends Dexie {
         if (leading) this.#engine.start();
         return;
       case "signed_in":
-        if (leading) this.#engine.signedIn();
+        this.#askAnew();
         return;
       case "wish":
         if (leading) this.#desk.take(message.tab, message.wish);
@@ -421,6 +430,7 @@ export class Tidemark extends Dexie {
         return;
       case "became":
         this.#became(message.user, false);
+        this.#askAnew();
         return;
       case "room":
         this.#rooms.heard(message.event);

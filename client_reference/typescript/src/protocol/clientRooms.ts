@@ -7,7 +7,7 @@ import { checkValue, scopeOf } from "./rooms.ts";
 /** How soon (ms) a room is asked for again whose join could not be looked into. */
 const ASK_AGAIN = 2_000;
 /** What only one who is not in a room is told about it. */
-const OUT: readonly string[] = ["forbidden", "not_joined", "too_many_rooms"];
+export const OUT: readonly string[] = ["forbidden", "not_joined", "too_many_rooms"];
 
 /** Sessions, with whose they are and what they show. */
 export type Members = Readonly<Record<string, Member>>;
@@ -139,9 +139,11 @@ export class ClientRooms {
     }
   }
 
-  /** The scope may not be read any more. */
-  shutOut(scope: string): void {
-    for (const room of this.#stays.keys()) if (scopeOf(room) === scope) this.#stays.delete(room);
+  /** The scope may not be read any more; the rooms that one is out of. */
+  shutOut(scope: string): string[] {
+    const rooms = [...this.#stays.keys()].filter((room) => scopeOf(room) === scope);
+    for (const room of rooms) this.#stays.delete(room);
+    return rooms;
   }
 }
 

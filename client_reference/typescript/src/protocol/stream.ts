@@ -27,6 +27,8 @@ const LONGEST_DELAY = 60_000;
 const STEADY = 10_000;
 /** A fresh token is asked for this long before the old one runs out, or at half its time if that is later. */
 const RENEW_AHEAD = 60_000;
+/** One that is as good as over is not asked for over and over again. */
+const RENEW_AT_LEAST = 5_000;
 /** How long connecting and greeting may take. */
 const PATIENCE = 15_000;
 
@@ -167,8 +169,7 @@ export class ClientStream {
         return [{ kind: "added", scope: frame.scope }];
       case "scope_revoked":
         this.#asked.delete(frame.scope);
-        this.#rooms.shutOut(frame.scope);
-        return [{ kind: "revoke", scope: frame.scope }];
+        return this.#revoked(frame.scope);
       case "result":
         // Pushes go over HTTP: nothing of ours is answered here.
         return [observe(frame.clock)];
@@ -263,9 +264,17 @@ export class ClientStream {
     this.#since = now;
     this.#heartbeat = Math.max(1, Math.round(frame.heartbeat * 1_000));
     this.#asked = new Set(Object.keys(frame.scopes));
-    for (const scope of frame.revoked) this.#rooms.shutOut(scope);
-    const revoked: Effect[] = frame.revoked.map((scope) => ({ kind: "revoke", scope }));
+    const revoked = frame.revoked.flatMap((scope) => this.#revoked(scope));
     return [observe(frame.clock), ...revoked, ...this.#sent(this.#rooms.welcomed())];
+  }
+
+  #revoked(scope: string): Effect[] {
+    const message = "its scope may not be read any more";
+    const out = this.#rooms.shutOut(scope);
+    return [
+      ...out.map((room): Effect => ({ kind: "refused", code: "forbidden", message, id: null, room })),
+      { kind: "revoke", scope },
+    ];
   }
 
   #refused({ code, message, id, room }: ErrorFrame, now: number): Refused {
@@ -297,7 +306,7 @@ export class ClientStream {
 
   #expect(expires: number, now: number): void {
     const left = Math.max(0, expires * 1_000 - now);
-    this.#renewAt = now + Math.max(left - RENEW_AHEAD, Math.floor(left / 2));
+    this.#renewAt = now + Math.max(left - RENEW_AHEAD, Math.floor(left / 2), RENEW_AT_LEAST);
   }
 
   /**

@@ -97,7 +97,7 @@ export class Capture implements Middleware<DBCore> {
     const trans = Dexie.currentTransaction?.idbtrans as DBCoreTransaction | undefined;
     const writing = trans && this.#writings.get(trans);
     if (!writing) {
-      throw new TidemarkError("group_too_large", "split() belongs into a transaction of synchronised tables");
+      throw new TidemarkError("group_too_large", "split() belongs into a transaction");
     }
     writing.divide();
   }
@@ -193,40 +193,57 @@ function* read({ core, down, trans, writing }: Site, keys: unknown[], names: str
   return { rows, bases: new Map(names.map((name, at) => [name, bases[at]])) };
 }
 
-/** Write the rows, put the mutations into the outbox, and set the server's state of the rows aside. */
+/**
+ * Write the rows, put the mutations into the outbox, and set the server's state of the rows aside: all of it or, whatever
+ * the app makes of a failure, nothing of its transaction.
+ */
 function* write(
-  { core, table, trans, writing }: Site,
+  site: Site,
   rows: () => Promise<DBCoreMutateResponse>,
   prepared: readonly Prepared[],
   records: readonly NewRecord[],
   known: Known["bases"],
 ): Steps<DBCoreMutateResponse> {
-  const writes: Promise<unknown>[] = [];
-  const done = rows();
-  if (records.length > 0) {
-    writes.push(core.table(OUTBOX).mutate({ type: "add", trans, values: records }));
-    writes.push(core.table(META).mutate({ type: "put", trans, values: [writing.replica] }));
+  try {
+    const expected = prepared.filter(({ record, old }) => record === null && old !== undefined).length;
+    const done = rows();
+    const others = Dexie.Promise.all(yield* besides(site, prepared, records, known));
+    const [answer, answers] = yield* wait(Dexie.Promise.all([done, others]));
+    if (answer.numFailures > expected || answers.some(({ numFailures }) => numFailures > 0)) {
+      throw new TidemarkError("unexpected", "the database could not keep a write");
+    }
+    return answer;
+  } catch (fault) {
+    site.trans.abort();
+    throw fault;
   }
-  const bases = core.table(BASE);
+}
+
+/** What is written beside the rows. */
+function* besides(
+  { core, table, trans, writing }: Site,
+  prepared: readonly Prepared[],
+  records: readonly NewRecord[],
+  known: Known["bases"],
+): Steps<Promise<DBCoreMutateResponse>[]> {
+  if (records.length === 0) return [];
   // Of several writes of one row in a request the first has met what the server knows.
   const met = new Map<string, Row>();
   for (const { old, record } of prepared) {
     const name = record && rowName(record.scope, table.name, record.row);
     if (old && name && !met.has(name)) met.set(name, old);
   }
-  if (met.size > 0) {
-    const names = [...met.keys()];
-    const held = names.every((name) => known.has(name))
-      ? names.map((name) => known.get(name))
-      : ((yield* wait(bases.getMany({ trans, keys: names }))) as (BaseRecord | undefined)[]);
-    const values = held.flatMap((base) => (base && base.doc === undefined ? [aside(table, base, met)] : []));
-    if (values.length > 0) writes.push(bases.mutate({ type: "put", trans, values }));
-  }
-  const [answer] = yield* wait(Dexie.Promise.all([done, Dexie.Promise.all(writes)]));
-  const failed = prepared.some(({ record }, at) => record !== null && answer.failures[at] !== undefined);
-  // A row without its mutation, or the other way round, must never be.
-  if (failed) trans.abort();
-  return answer;
+  const bases = core.table(BASE);
+  const names = [...met.keys()];
+  const held = names.every((name) => known.has(name))
+    ? names.map((name) => known.get(name))
+    : ((yield* wait(bases.getMany({ trans, keys: names }))) as (BaseRecord | undefined)[]);
+  const values = held.flatMap((base) => (base && base.doc === undefined ? [aside(table, base, met)] : []));
+  return [
+    core.table(OUTBOX).mutate({ type: "add", trans, values: records }),
+    core.table(META).mutate({ type: "put", trans, values: [writing.replica] }),
+    ...(values.length > 0 ? [bases.mutate({ type: "put", trans, values })] : []),
+  ];
 }
 
 function aside(table: Declared, base: BaseRecord, met: ReadonlyMap<string, Row>): BaseRecord {

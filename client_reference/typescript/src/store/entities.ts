@@ -1,7 +1,7 @@
 /** Declared tables, prepared for what is done to every row of them. */
 
 import { Rejection } from "../protocol/errors.ts";
-import { compileEntity, type Validator } from "../protocol/fields.ts";
+import { compileEntity, initial, type Validator } from "../protocol/fields.ts";
 import { type Declaration, type Entity, type Fields, type Json, STAMPS, USER } from "../protocol/model.ts";
 import { sameValue } from "../protocol/paths.ts";
 import { formatScope, keyValues, rowProblem } from "../protocol/rows.ts";
@@ -34,9 +34,7 @@ export class Declared {
     this.maps = new Set(fields.filter(([, field]) => field.type === "map").map(([field]) => field));
     this.refs = fields.flatMap(([field, { ref }]) => (ref === undefined ? [] : [{ name: field, ref }]));
     this.own = entity.scope.kind === USER;
-    this.#initial = Object.fromEntries(
-      fields.map(([field, { type, default: given }]) => [field, given ?? (type === "map" ? {} : null)]),
-    );
+    this.#initial = Object.fromEntries(fields.map(([name, field]) => [name, initial(field) ?? null]));
   }
 
   get scopeColumn(): string {
@@ -95,12 +93,10 @@ export class Declared {
    */
   news(doc: Fields, given: Readonly<Record<string, unknown>>): Record<string, unknown> {
     const said: Record<string, unknown> = { ...given };
-    for (const [name, { default: initial, nullable, type }] of Object.entries(this.entity.fields)) {
+    for (const [name, field] of Object.entries(this.entity.fields)) {
       if (name in said) continue;
-      if (initial === undefined && nullable !== true && type !== "map") {
-        throw new Rejection("missing_field", `${name} is required`, name);
-      }
-      said[name] = this.#initial[name];
+      said[name] = initial(field);
+      if (said[name] === undefined) throw new Rejection("missing_field", `${name} is required`, name);
     }
     for (const name in said) if (name in doc && sameValue(said[name] as Json, doc[name])) delete said[name];
     return said;

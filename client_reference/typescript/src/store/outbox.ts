@@ -70,7 +70,8 @@ export class Outbox {
       );
       await inside.observe(clock);
       const scopes = await inside.all<ScopeRecord>(SCOPE);
-      const reached = new Map(scopes.map(({ scope, to }) => [scope, to]));
+      // Short of the head a row that has changed again comes in a later page: until then its edit stays on top.
+      const reached = new Map(scopes.map(({ scope, to, highest }) => [scope, to === highest ? to : 0]));
       const done: Pending[] = [...settled.superseded];
       const awaiting: OutboxRecord[] = [];
       for (const [mutation, version] of settled.applied) {
@@ -95,8 +96,7 @@ export class Outbox {
       const all = await pendingIn(inside);
       const stale = seq === null ? all.filter(({ handed }) => !handed) : all.filter((record) => record.seq >= seq);
       const [first] = stale;
-      if (first === undefined) return;
-      const stamped = restamp(stale, await inside.clock(node, first.seq), { offset, now });
+      const stamped = first ? restamp(stale, await inside.clock(node, first.seq), { offset, now }) : all.slice(-1);
       await inside.put(OUTBOX, stamped);
       await inside.put(META, [{ ...(await inside.replica()), issued: stamped.at(-1)?.at ?? null }]);
     });

@@ -93,11 +93,12 @@ export class Replica {
   }
 
   /** What was applied in a scope that may not be read is never brought back by a pull. */
-  async lapseBeyond(readable: readonly string[]): Promise<void> {
+  async lapseBeyond(readable: readonly string[], client: string): Promise<void> {
     const all = await this.#store.read([], (inside) => inside.all<OutboxRecord>(OUTBOX, { index: "[scope+awaits]" }));
     for (const scope of new Set(all.map((record) => record.scope))) {
       if (readable.includes(scope)) continue;
       await this.#store.write(this.#tablesOf(scope), async (inside) => {
+        await inside.mustBe(client);
         const applying = new Applying(this.#store, inside, scope);
         await redraw(this.#store, inside, await applying.lapse());
       });

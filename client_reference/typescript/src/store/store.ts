@@ -52,7 +52,7 @@ export class Store {
 
   /** The layer below the capture; the middleware hands it over when the database opens. */
   get core(): DBCore {
-    if (this.#core === null) throw new TidemarkError("declaration", "the database is not open");
+    if (this.#core === null) throw new TidemarkError("closed", "the database is not open");
     return this.#core;
   }
 

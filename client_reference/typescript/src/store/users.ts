@@ -57,10 +57,12 @@ export function become(store: Store, user: string): Promise<ReplicaRecord> {
       for (const name of [...tables, BASE, SCOPE]) await inside.clear(name);
     }
     const client = before.user === null ? before.client : store.chance.uuid();
+    const issued = await takeBack(store, inside, user);
+    // Another node: what the former user issued and never sent does not come a second time.
+    store.renewNode();
     // The clock has seen what was set aside.
-    const replica: ReplicaRecord = { ...(await inside.replica()), client, user, synced: null };
+    const replica: ReplicaRecord = { ...(await inside.replica()), client, user, issued, synced: null };
     await inside.put(META, [replica]);
-    await takeBack(store, inside, user);
     return replica;
   });
 }
@@ -69,9 +71,9 @@ async function setAside(inside: Inside, user: string): Promise<void> {
   const records = await inside.all<OutboxRecord>(OUTBOX);
   const letters = await inside.all<LetterRecord>(LETTERS);
   const pending = records.filter(({ queued }) => queued);
-  // The readings that go out of the outbox are not issued again, whoever writes next.
+  // What was given to the transport stands: later readings are above it, whoever writes next.
   const highest = records
-    .map(({ at }) => at)
+    .flatMap(({ at, handed }) => (handed ? [at] : []))
     .sort()
     .at(-1);
   if (highest !== undefined) await inside.observe(highest);
@@ -84,7 +86,8 @@ async function setAside(inside: Inside, user: string): Promise<void> {
   await inside.clear(LETTERS);
 }
 
-async function takeBack(store: Store, inside: Inside, user: string): Promise<void> {
+/** What a user had not sent is in the outbox again; its last reading. */
+async function takeBack(store: Store, inside: Inside, user: string): Promise<string | null> {
   const shelf = await inside.all<Required<ShelfRecord>>(SHELF, { index: "user", is: user });
   const mutations = shelf.flatMap(({ mutation }) => (mutation === null ? [] : [mutation]));
   await inside.put(OUTBOX, mutations);
@@ -97,6 +100,7 @@ async function takeBack(store: Store, inside: Inside, user: string): Promise<voi
     shelf.map(({ id }) => id),
   );
   await redraw(store, inside, mutations.map(nameOf));
+  return mutations.at(-1)?.at ?? null;
 }
 
 /** Rows kept under another schema number take the shape that this app declares, until the pull brings them anew. */

@@ -81,7 +81,7 @@ export class Writing {
   begin(replica: ReplicaRecord | undefined, explicit: boolean): void {
     const { user, node, chance } = this.#store;
     if (!replica?.user || user === null) {
-      throw new TidemarkError("needs_auth", "nobody has signed in on this device yet: there is no outbox to write to");
+      throw new TidemarkError("needs_auth", "nobody has signed in on this device yet");
     }
     if (replica.user !== user) {
       throw new TidemarkError("user_changed", "somebody else has signed in meanwhile: nothing was written");
@@ -143,7 +143,7 @@ export class Writing {
     if (this.#count <= MAX_MUTATIONS && this.#bytes <= MAX_BYTES) return records;
     throw new TidemarkError(
       "group_too_large",
-      `one transaction takes effect as a whole: at most ${MAX_MUTATIONS} writes and 1 MiB, or call split() first`,
+      `a transaction holds at most ${MAX_MUTATIONS} writes and 1 MiB, or call split() first`,
     );
   }
 

@@ -24,8 +24,8 @@ import { Wire } from "./wire.ts";
 
 /** So many connections in a row that never came to a welcome, while requests got through: no websocket is to be had. */
 const HOPELESS = 2;
-/** How soon a fresh token is asked for again (ms). */
-const RENEW_AGAIN = 10_000;
+/** How long (ms) the clock is trusted to go on as it does: then it is looked at again. */
+const GLANCE = 60_000;
 
 /** What the rest of the client hears. */
 export interface Hearing {
@@ -181,12 +181,8 @@ export class Engine {
         return;
       case "applyRun":
         this.#bring(async () => {
-          const { replica, report } = this.#peer;
           const asked = effect.asked && !this.#pulled;
-          const { mustPull, faulty, reset } = await replica.apply(effect.run, { asked, client, clock });
-          if (reset) this.#puller.resets += 1;
-          if (faulty) report({ code: "digest", message: `the digest of ${effect.run.scope} is not the service's` });
-          if (mustPull || faulty) await this.#pull();
+          if (await this.#puller.take(effect.run, { asked, client, clock })) await this.#pull();
           else this.#tell({ lastSync: this.#now() });
         });
         return;
@@ -245,7 +241,7 @@ export class Engine {
           const watermark = await replica.watermark();
           if (this.#wire !== wire) return;
           this.#pulled = false;
-          this.#do(this.#stream.connected(token.text, token.expires, watermark, this.#now()));
+          this.#do(this.#stream.connected(token.text, this.#endOf(token), watermark, this.#now()));
         }),
       received: (frame) => this.#received(frame),
       closed: (code, reason) => this.#lost(code, reason, token),
@@ -257,7 +253,7 @@ export class Engine {
     if (frame.t === "welcome") {
       this.#unwelcome = 0;
       this.#poller.end();
-      this.#tell({ connection: "live", problem: null, lastSync: this.#now() });
+      this.#tell({ connection: "live", problem: null, session: frame.session });
       this.#sender.start();
     }
     try {
@@ -281,9 +277,9 @@ export class Engine {
     if (this.#wire === null) return;
     this.#wire.drop();
     this.#wire = null;
-    if (this.#stream.state === "live") return;
+    if (this.#stream.state === "live" || this.#isOffline()) return;
     this.#unwelcome += 1;
-    if (this.#unwelcome >= HOPELESS && this.#running && !this.#isOffline()) {
+    if (this.#unwelcome >= HOPELESS && this.#running) {
       // Not only once the first poll is answered, which may be held for long: requests do get through.
       this.#tell({ connection: "polling" });
       this.#poller.begin((fault) => this.#polled(fault));
@@ -303,10 +299,11 @@ export class Engine {
     if (turn !== this.#turn) throw new Temporary("begun anew meanwhile");
     const held = await store.read([], (inside) => inside.replica());
     if (held.schema > store.declaration.schema) throw outdated();
-    if (token.user !== store.user) await this.#become(token.user);
+    if (token.user !== store.user || token.user !== held.user) await this.#become(token.user);
     await this.#pusher.measure();
     const { client, offset, synced } = await store.read([], (inside) => inside.replica());
     if (this.#stream.state !== "live") this.#rename(client);
+    tokens.offset = offset ?? 0;
     this.#tell({ offset, lastSync: synced });
     if (pull) await this.#pull();
     return token;
@@ -333,14 +330,11 @@ export class Engine {
       const token = await this.#peer.tokens.renew();
       if (turn !== this.#turn) return;
       if (token.user !== this.#peer.store.user) this.signedIn();
-      else this.#do(this.#stream.renewed(token.text, token.expires, this.#now()));
+      else this.#do(this.#stream.renewed(token.text, this.#endOf(token), this.#now()));
     } catch (fault) {
       if (turn !== this.#turn) return;
+      // The stream ends when the old one runs out: to connect again a fresh one is asked for.
       this.#note(fault);
-      // The stream ends when the old one runs out; until then there is time to try again.
-      this.#peer.around.after(RENEW_AGAIN, () => {
-        if (turn === this.#turn && this.#stream.state === "live") void this.#renew();
-      });
     }
   }
 
@@ -383,6 +377,8 @@ export class Engine {
   #rest(): void {
     this.#running = false;
     this.#overtake();
+    // What is still under way may be a former user's.
+    this.#peer.server.giveUp();
     this.#sender.stop();
     this.#poller.end();
     this.#drop();
@@ -401,7 +397,7 @@ export class Engine {
     const { deadline } = this.#stream;
     if (deadline === null || this.#preparing) return;
     const { around } = this.#peer;
-    this.#disarm = around.after(Math.max(0, deadline - this.#now()), () =>
+    this.#disarm = around.after(Math.min(GLANCE, Math.max(0, deadline - this.#now())), () =>
       this.#do(this.#stream.elapsed(this.#now(), around.random())),
     );
   }
@@ -419,6 +415,11 @@ export class Engine {
     const { rooms } = this.#stream;
     this.#stream = this.#fresh();
     for (const [room, state] of rooms) this.#stream.join(room, state);
+  }
+
+  /** When a token runs out (Unix seconds), by this device's clock, which may be wrong. */
+  #endOf({ expires }: Token): number {
+    return expires - (this.#standing.offset ?? 0) / 1_000;
   }
 
   #now(): number {

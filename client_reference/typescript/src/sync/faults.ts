@@ -54,5 +54,7 @@ export function problemOf(fault: unknown): Problem {
   const { name = "", message = String(fault), inner } = fault as { name?: string; message?: string; inner?: Error };
   // Storage is found to be full at the commit: Dexie then says that the transaction was aborted, and why within.
   const full = [name, inner?.name].includes("QuotaExceededError");
-  return { code: full ? "quota" : "unexpected", message: `${name}: ${message}` };
+  // A transaction that the browser ended, a lock that another tab took: it is tried again.
+  const code = full ? "quota" : name === "AbortError" ? "unavailable" : "unexpected";
+  return { code, message: `${name}: ${message}` };
 }

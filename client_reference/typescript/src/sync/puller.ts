@@ -1,7 +1,8 @@
 /** Pulls: streamed until caught up, or one page at a time where the stream cannot be had (SPEC 5). */
 
-import type { PullRequest, Run, Trailer } from "../generated/messages.ts";
+import type { Changes, PullRequest, Run, Trailer } from "../generated/messages.ts";
 import { META } from "../store/records.ts";
+import type { Circumstances } from "../store/replica.ts";
 import { Temporary } from "./faults.ts";
 import type { Peer } from "./peer.ts";
 import type { Who } from "./server.ts";
@@ -36,7 +37,7 @@ export class Puller {
     try {
       if (first) this.#onProgress({ done: 0, total: 0 });
       if ((await this.#once(first)) > 0 && (await this.#once(first)) > 0) {
-        throw new Temporary("a digest is not the service's, even after a new pull");
+        throw new Temporary("a pull does not come to what it should");
       }
     } finally {
       if (first) this.#onProgress(null);
@@ -46,9 +47,11 @@ export class Puller {
   /** Wait for something new; what is given back takes it in, and says whether there was any. */
   async ask(signal: AbortSignal): Promise<() => Promise<boolean>> {
     const who = await this.#who();
+    const before = this.resets;
     const answer = await this.#peer.server.poll(who, { ...(await this.#request(who)), wait: WAIT }, signal);
     return async () => {
-      for (const run of answer.scopes) await this.#take(run, who);
+      if (before !== this.resets) return true;
+      for (const run of answer.scopes) await this.take(run, { asked: true, client: who.client });
       await this.#finish(answer, who, !answer.more);
       return answer.scopes.length > 0;
     };
@@ -71,21 +74,20 @@ export class Puller {
     for await (const item of this.#peer.server.pull(who, await this.#request(who))) {
       if ("readable" in item) await this.#finish(item, who, true);
       else {
-        if (await this.#take(item, who)) faulty += 1;
+        if (await this.take(item, { asked: true, client: who.client })) faulty += 1;
         if (first) this.#tell(item);
       }
     }
     return faulty;
   }
 
-  async #take(run: Run, { client }: Who): Promise<boolean> {
-    const { replica, report } = this.#peer;
-    const { mustPull, faulty, reset } = await replica.apply(run, { asked: true, client });
-    if (mustPull) throw new Temporary(`something of ${run.scope} is missing in the service's answer`);
+  /** Take a run in, from pull or stream; whether its scope has to be pulled, since something is missing or wrong. */
+  async take(run: Run | Changes, how: Circumstances): Promise<boolean> {
+    const { mustPull, faulty, reset } = await this.#peer.replica.apply(run, how);
     if (reset) this.resets += 1;
-    if (faulty)
-      report({ code: "digest", message: `the digest of ${run.scope} is not the service's: it is pulled anew` });
-    return faulty;
+    const message = `the digest of ${run.scope} is not the service's: it is pulled anew`;
+    if (faulty) this.#peer.report({ code: "digest", message });
+    return mustPull || faulty;
   }
 
   #tell({ scope, to, head }: Run): void {
@@ -102,7 +104,7 @@ export class Puller {
       await inside.observe(clock);
       if (complete) await inside.put(META, [{ ...(await inside.replica()), synced: around.now() }]);
     });
-    await replica.lapseBeyond(readable);
+    await replica.lapseBeyond(readable, client);
     for (const scope of revoked) await replica.revoke(scope, client);
   }
 }

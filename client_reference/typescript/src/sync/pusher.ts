@@ -2,6 +2,7 @@
 
 import { MAX_MUTATIONS } from "../generated/codes.ts";
 import { halved, type Pending, type Settled } from "../protocol/outbox.ts";
+import { alone } from "./alone.ts";
 import { Temporary, TooMuch, Upgrade } from "./faults.ts";
 import type { Peer } from "./peer.ts";
 import type { Who } from "./server.ts";
@@ -39,9 +40,9 @@ export class Pusher {
     if (offset === null) await this.measure();
     let limit = MAX_MUTATIONS;
     let tries = 0;
-    for (;;) {
+    const once = async (): Promise<boolean> => {
       const { sending, who } = await outbox.handOver(limit);
-      if (sending.length === 0) return;
+      if (sending.length === 0) return false;
       try {
         const settled = await this.#send(sending, who);
         limit = Math.min(2 * limit, MAX_MUTATIONS);
@@ -51,7 +52,9 @@ export class Pusher {
         if (!(fault instanceof TooMuch)) throw fault;
         limit = await this.#sendLess(sending, who, fault);
       }
-    }
+      return true;
+    };
+    while (await alone(this.#peer, once));
   }
 
   async #send(sending: readonly Pending[], who: Who): Promise<Settled> {

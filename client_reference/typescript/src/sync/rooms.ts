@@ -5,7 +5,7 @@
  * of them; what one tab broadcasts, the others hear from their own session.
  */
 
-import { gather, type Members } from "../protocol/clientRooms.ts";
+import { gather, type Members, OUT } from "../protocol/clientRooms.ts";
 import type { Json } from "../protocol/model.ts";
 import { sameValue } from "../protocol/paths.ts";
 import { checkValue, scopeOf } from "../protocol/rooms.ts";
@@ -20,16 +20,23 @@ export interface Said {
   readonly payload: Json;
 }
 
-/** Who is in a room, by session, this device's own included; `problem`: why one is not in it, a code of SPEC 6. */
+/** Who is in a room, by session. */
 export interface Presence {
   readonly members: Members;
+  /** The same without this device. */
+  readonly others: Members;
+  /** Why this device is not in it, a code of SPEC 6; null if it is. */
   readonly problem: string | null;
 }
 
 /** One stay in a room, from `Tidemark.room` to `leave`. */
 export interface Room {
   readonly name: string;
-  /** Who is there, and what each shows. */
+  /** What this device shows. */
+  readonly state: Json;
+  /** Who else is there, and what they show. */
+  readonly others: Members;
+  /** Who is there, to be watched. */
   readonly presence: Observed<Presence>;
   /** Show another state, at most 4 KiB of JSON. */
   show(state: Json): void;
@@ -41,9 +48,11 @@ export interface Room {
   leave(): void;
 }
 
+const NOBODY: Presence = { members: {}, others: {}, problem: null };
+
 /** A room as one tab knows it; there may be several stays in it. */
 class Here {
-  readonly presence = new Watched<Presence>({ members: {}, problem: null });
+  readonly presence = new Watched<Presence>(NOBODY);
   readonly listeners = new Set<{ event: string; tell: (said: Said) => void }>();
   state: Json = null;
   stays = 0;
@@ -53,11 +62,14 @@ class Here {
 export class Rooms {
   readonly #tabs: Tabs;
   readonly #desk: Desk;
+  readonly #session: () => string | null;
   readonly #here = new Map<string, Here>();
 
-  constructor(tabs: Tabs, desk: Desk) {
+  /** `session` names this device's connection. */
+  constructor(tabs: Tabs, desk: Desk, session: () => string | null) {
     this.#tabs = tabs;
     this.#desk = desk;
+    this.#session = session;
   }
 
   /** Be in a room; without a `state` the one shown there already stays. Rejection `malformed` for what is none. */
@@ -81,16 +93,20 @@ export class Rooms {
 
   /** Nobody is connected any more: who was there is not known. */
   dim(): void {
-    for (const here of this.#here.values()) here.presence.set({ members: {}, problem: null });
+    for (const here of this.#here.values()) here.presence.set(NOBODY);
   }
 
   heard(event: RoomEvent): void {
     const here = event.room === null ? undefined : this.#here.get(event.room);
     if (here === undefined) return;
-    if (event.kind === "gathered")
-      here.presence.set({ members: gather(here.presence.value.members, event), problem: null });
-    else if (event.kind === "refused") here.presence.set({ ...here.presence.value, problem: event.code });
-    else this.#tell(here, event.event, event);
+    if (event.kind === "gathered") {
+      const members = gather(here.presence.value.members, event);
+      const { [this.#session() ?? ""]: _, ...others } = members;
+      here.presence.set({ members, others, problem: null });
+    } else if (event.kind === "refused") {
+      const still = OUT.includes(event.code) ? NOBODY : here.presence.value;
+      here.presence.set({ ...still, problem: event.code });
+    } else this.#tell(here, event.event, event);
   }
 
   #tell(here: Here, event: string, said: Said): void {
@@ -102,6 +118,12 @@ export class Rooms {
     const mine = new Set<() => void>();
     return {
       name,
+      get state() {
+        return here.state;
+      },
+      get others() {
+        return here.presence.value.others;
+      },
       presence: here.presence,
       show: (state) => {
         if (left || sameValue(here.state, state)) return;

@@ -7,8 +7,9 @@ import type { Pusher } from "./pusher.ts";
 
 /** How long a write waits for company before it is sent (ms). */
 const DEBOUNCE = 5;
-/** How long another tab's push is waited for (ms). */
-const PATIENCE = 60_000;
+/** The longest that a push is put off: by failures, and because the service asks for it (ms). */
+const LONGEST = 60_000;
+const LONGEST_ASKED = 3_600_000;
 
 export class Sender {
   readonly #peer: Peer;
@@ -51,13 +52,13 @@ export class Sender {
   wrote(): void {
     if (!this.#running) return;
     const now = this.#peer.around.now();
-    const due = Math.max(now + DEBOUNCE, this.#backedOff, this.#asked);
+    const due = Math.max(now + DEBOUNCE, this.#notBefore());
     if (this.#cancel !== null) {
       if (this.#due <= due) return;
       this.#cancel();
     }
     this.#due = due;
-    this.#cancel = this.#peer.around.after(due - now, () => {
+    this.#cancel = this.#peer.around.after(Math.min(due - now, LONGEST), () => {
       this.#cancel = null;
       void this.#send();
     });
@@ -65,45 +66,33 @@ export class Sender {
 
   /** Send until the outbox is empty; rejects with what stands in the way. */
   now(): Promise<void> {
-    return this.#lane.run(() => this.#alone(() => this.#pusher.push()));
+    return this.#lane.run(() => this.#pusher.push());
   }
 
-  /** A client has one push in flight, whichever of its tabs or workers it comes from; a frozen one is not waited for. */
-  #alone(push: () => Promise<void>): Promise<void> {
-    const { locks, after } = this.#peer.around;
-    if (locks === null) return push();
-    const name = `tidemark:${this.#peer.store.db.name}:push`;
-    const late = new AbortController();
-    const forget = after(PATIENCE, () => late.abort());
-    const held = () => {
-      forget();
-      return push();
-    };
-    return locks.request(name, { signal: late.signal }, held).catch((fault: unknown) => {
-      if (!late.signal.aborted) throw fault;
-      return locks.request(name, { steal: true }, push);
-    });
+  /** A time further ahead than it can have been set is of a clock that was wrong. */
+  #notBefore(): number {
+    const now = this.#peer.around.now();
+    if (this.#backedOff > now + LONGEST) this.#backedOff = 0;
+    if (this.#asked > now + LONGEST_ASKED) this.#asked = 0;
+    return Math.max(this.#backedOff, this.#asked);
   }
 
   /** The push before this one may have failed meanwhile. */
   async #push(): Promise<void> {
-    if (this.#peer.around.now() < Math.max(this.#backedOff, this.#asked)) return this.wrote();
-    await this.#alone(() => this.#pusher.push());
+    if (this.#peer.around.now() < this.#notBefore()) return this.wrote();
+    await this.#pusher.push();
     this.#backoff.reset();
   }
 
   async #send(): Promise<void> {
     try {
-      // Before anything is handed over: is it still this user who is signed in?
-      const { user } = await this.#peer.tokens.current();
-      if (user !== this.#peer.store.user)
-        throw new Temporary("somebody else has signed in: what is theirs comes first");
       await this.#lane.run(() => this.#push());
     } catch (fault) {
       if (!this.#running) return;
       const now = this.#peer.around.now();
       this.#backedOff = now + this.#backoff.next();
-      if (fault instanceof Temporary && fault.retryAfter !== null) this.#asked = now + fault.retryAfter;
+      if (fault instanceof Temporary && fault.retryAfter !== null)
+        this.#asked = now + Math.min(fault.retryAfter, LONGEST_ASKED);
       this.#failed(fault);
       this.wrote();
     }

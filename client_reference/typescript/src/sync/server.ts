@@ -125,7 +125,10 @@ export class Server {
   async #authorized(path: string, request: RequestInit, user: string | null, signal?: AbortSignal): Promise<Reply> {
     const token = await this.#tokens.current();
     const mine = ({ user: whose }: Token) => user === null || whose === user;
-    if (!mine(token)) throw new NeedsAuth("somebody else has signed in");
+    if (!mine(token)) {
+      this.#tokens.spoil(token);
+      throw new NeedsAuth("somebody else has signed in");
+    }
     try {
       return await this.#fetch(path, authorized(request, token), signal);
     } catch (fault) {

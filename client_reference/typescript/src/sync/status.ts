@@ -36,6 +36,8 @@ export interface Standing {
   readonly lastSync: number | null;
   /** The server's time less the device's (ms), null before it was measured. */
   readonly offset: number | null;
+  /** Names this device's connection in rooms (SPEC 6); null before there was one. */
+  readonly session: string | null;
 }
 
 export interface Status extends Standing {
@@ -100,4 +102,5 @@ export const AT_REST: Standing = {
   firstSync: null,
   lastSync: null,
   offset: null,
+  session: null,
 };

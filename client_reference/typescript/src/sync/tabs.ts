@@ -56,7 +56,7 @@ export class Tabs {
   readonly #name: string;
   readonly #around: Surroundings;
   readonly #role: Role;
-  readonly #channel: Channel | null;
+  #channel: Channel | null = null;
   #leading = false;
   #wanted = false;
   /** Frees the lock that is held. */
@@ -69,16 +69,21 @@ export class Tabs {
     this.#name = `tidemark:${name}`;
     this.#around = around;
     this.#role = role;
-    this.#channel = around.channel(this.#name);
-    if (this.#channel !== null) this.#channel.onmessage = ({ data }) => this.#heard(data as Message);
+    this.#listen();
   }
 
   get leading(): boolean {
     return this.#leading;
   }
 
+  #listen(): void {
+    this.#channel ??= this.#around.channel(this.#name);
+    if (this.#channel !== null) this.#channel.onmessage = ({ data }) => this.#heard(data as Message);
+  }
+
   /** Stand for leader. */
   open(): void {
+    this.#listen();
     this.#wanted = true;
     this.#stand();
     this.send({ t: "ask" });
@@ -99,6 +104,7 @@ export class Tabs {
     this.resign();
     this.send({ t: "bye", tab: this.id });
     this.#channel?.close();
+    this.#channel = null;
   }
 
   /** To all other tabs. */

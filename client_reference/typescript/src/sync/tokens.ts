@@ -22,6 +22,8 @@ const PATIENCE = 30_000;
 export class Tokens {
   readonly #fetch: FetchToken;
   readonly #around: Pick<Surroundings, "now" | "after">;
+  /** The server's time less this device's (ms), as far as it is known: by it a token runs out. */
+  offset = 0;
   #held: Token | null = null;
   #asking: Promise<Token> | null = null;
 
@@ -33,7 +35,8 @@ export class Tokens {
   /** A token that is good for a while; NeedsAuth or Temporary where there is none. */
   current(): Promise<Token> {
     const held = this.#held;
-    return held !== null && held.expires * 1_000 - this.#around.now() > MARGIN ? Promise.resolve(held) : this.renew();
+    const now = this.#around.now() + this.offset;
+    return held !== null && held.expires * 1_000 - now > MARGIN ? Promise.resolve(held) : this.renew();
   }
 
   /** Ask the app for a fresh one, once however many ask. */

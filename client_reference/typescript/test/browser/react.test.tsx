@@ -127,6 +127,7 @@ test("a room is entered, shows what is given, hears what is said, and is left wi
   await reads("room", 'true {"cursor":1},true {"cursor":9}');
   again(<Desk room={name} cursor={2} />);
   await reads("room", 'true {"cursor":2},true {"cursor":9}');
+  expect(Object.values(theirs.others)).toEqual([{ user, state: { cursor: 2 } }]);
   theirs.broadcast("wave", 7);
   await waitFor(() => expect(heard).toEqual([7]));
   const waved = new Promise((resolve) => theirs.on("wave", ({ payload }) => resolve(payload)));
@@ -134,5 +135,7 @@ test("a room is entered, shows what is given, hears what is said, and is left wi
   expect(await waved).toBe(2);
   again(<Desk room={null} cursor={2} />);
   await reads("room", "");
-  await waitFor(() => expect(Object.keys(theirs.presence.value.members)).toHaveLength(1));
+  await waitFor(() => expect(theirs.others).toEqual({}));
+  expect(theirs.state).toEqual({ cursor: 9 });
+  expect(Object.values(theirs.presence.value.members)).toEqual([{ user, state: { cursor: 9 } }]);
 });

@@ -298,6 +298,12 @@ describe("what is refused", () => {
     expect(await local.records()).toEqual([]);
   });
 
+  test("a value of the server's that this app would refuse does not hinder an update of another field", async () => {
+    const key = await settledNote({ title: "longer than the twenty characters of this app" });
+    await local.notes.update(key, { done: true });
+    expect(await local.said()).toEqual([["patch", key, { done: true }]]);
+  });
+
   test("one bad value fails a whole bulk, as nothing of it can be told apart any more", async () => {
     await expect(local.notes.bulkPut([{ title: "good" }, { title: 7 } as never])).rejects.toThrow(/title/);
     expect(await local.notes.count()).toBe(0);

@@ -52,6 +52,19 @@ describe("applied (I35)", () => {
     expect(await titleOf(id(1))).toBe("mine");
   });
 
+  test("what was applied at a version that a page already told of stays on top until the last page", async () => {
+    await local.apply(ANN, [note(id(1), 1, { title: "old" })]);
+    await local.notes.update(id(1), { title: "mine" });
+    const sent = await local.handOver();
+    // Of two pages the first: others have written the row again, so that it comes in the second one alone.
+    await local.apply(ANN, [note(id(2), 8)], { from: 1, to: 10, head: 20 });
+    await local.settle(sent, { scope: ANN, version: 5 });
+    expect(await titleOf(id(1))).toBe("mine");
+    await local.apply(ANN, [note(id(1), 15, { title: "theirs" })], { from: 10, to: 20, head: 20 });
+    expect(await titleOf(id(1))).toBe("theirs");
+    expect(await local.records()).toEqual([]);
+  });
+
   test("what was applied without a version has nothing to wait for", async () => {
     await local.apply(ANN, [note(id(1), 1)]);
     await local.notes.delete(id(1));
@@ -84,15 +97,23 @@ describe("applied (I35)", () => {
   test("versions awaited lapse in a scope that may not be read, and its rows go", async () => {
     await local.tasks.add({ id: id(1), workspace_id: "1", title: "a" });
     await local.answer({}, 3);
-    await local.replica.lapseBeyond([ANN]);
+    await local.replica.lapseBeyond([ANN], (await local.meta()).client);
     expect(await local.records()).toEqual([]);
     expect(await local.tasks.count()).toBe(0);
+  });
+
+  test("versions awaited lapse for rows whose key holds for their scope alone, too", async () => {
+    await local.tags.add({ tag: "x", workspace_id: "7" });
+    await local.answer({}, 5);
+    await local.replica.lapseBeyond([ANN], (await local.meta()).client);
+    expect(await local.records()).toEqual([]);
+    expect(await local.tags.count()).toBe(0);
   });
 
   test("versions awaited in a scope that may be read do not lapse", async () => {
     await local.tasks.add({ id: id(1), workspace_id: "1", title: "a" });
     await local.answer({}, 3);
-    await local.replica.lapseBeyond([ANN, "workspace:1"]);
+    await local.replica.lapseBeyond([ANN, "workspace:1"], (await local.meta()).client);
     expect(await local.tasks.count()).toBe(1);
   });
 });
@@ -144,6 +165,34 @@ describe("rejected (I26)", () => {
       ["depends", first],
     ]);
     expect(await local.records()).toHaveLength(1);
+  });
+
+  test("a group that builds on a rejected put in one of its writes is parked whole, in all its scopes", async () => {
+    await local.notes.add({ id: id(1), title: "a" });
+    const sent = await local.handOver(1);
+    await local.db.transaction("rw", local.notes, local.tasks, async () => {
+      await local.notes.add({ id: id(2), title: "b", note_id: id(1) });
+      await local.tasks.add({ id: id(3), workspace_id: "7", title: "c" });
+    });
+    await local.settle(sent, refused("rule"));
+    expect(await local.parked()).toHaveLength(3);
+    expect([await local.notes.count(), await local.tasks.count()]).toEqual([0, 0]);
+  });
+
+  test("a rejected put is rolled back where keys hold for their scope alone, too", async () => {
+    await local.tags.add({ tag: "x", workspace_id: "7" });
+    await local.answer({ x: refused("forbidden") }, 0);
+    expect(await local.parked()).toHaveLength(1);
+    expect(await local.tags.count()).toBe(0);
+  });
+
+  test("a rejected delete shows the row again where keys hold for their scope alone, too", async () => {
+    const stamp = "2027-01-15T08:00:00.000000Z";
+    const doc = { tag: "x", color: "red", created_at: stamp, updated_at: stamp };
+    await local.apply("workspace:7", [{ entity: "tags", row: "x", version: 1, doc }]);
+    await local.tags.delete(["7", "x"]);
+    await local.answer({ x: refused("forbidden") }, 0);
+    expect(await local.tags.toArray()).toMatchObject([{ tag: "x", color: "red" }]);
   });
 
   test("an edit of a row that the server has does not depend on a rejected edit before it", async () => {

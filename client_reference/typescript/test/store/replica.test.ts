@@ -273,4 +273,14 @@ describe("pending edits on top (I35)", () => {
     expect(await local.apply(ANN, [note(id(1), 2)], { digest })).toMatchObject({ faulty: false });
     expect((await local.verify(ANN)).computed).toBe(digest);
   });
+
+  test("an edit in one scope is in the way of no run from 0 and no revocation in another", async () => {
+    await local.apply(ANN, [note(id(1), 1)]);
+    await local.notes.update(id(1), { title: "mine" });
+    await local.apply("workspace:7", [task(id(2), 1)]);
+    expect(await local.tasks.count()).toBe(1);
+    await local.revoke("workspace:7");
+    expect(await local.tasks.count()).toBe(0);
+    expect(await titles()).toEqual({ [id(1)]: "mine" });
+  });
 });

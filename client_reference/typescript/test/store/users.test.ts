@@ -1,7 +1,7 @@
 /** Whose replica this is, and the shape that its rows are kept in (SPEC 1 and 10). */
 
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import { Clock } from "../../src/protocol/clock.ts";
+import { Clock, millisOf } from "../../src/protocol/clock.ts";
 import { become, reshape } from "../../src/store/users.ts";
 import { id, Local, note } from "../support/local.ts";
 import { schema } from "../support/schema.ts";
@@ -58,14 +58,25 @@ describe("another user", () => {
     expect(await local.records()).toEqual([]);
   });
 
-  test("readings go on rising over a change of users (I3)", async () => {
+  test("readings go on rising over a change of users: what was given to the transport stands (I3)", async () => {
     await local.notes.add({ title: "a" });
+    await local.outbox.handOver(1);
     const before = (await local.records())[0]?.at ?? "";
     await switchTo("bob");
     local.time.now -= 60_000;
     await local.notes.add({ title: "b" });
     expect(((await local.records())[0]?.at ?? "") > before.slice(0, 17)).toBe(true);
     expect(new Clock(local.store.node, (await local.meta()).clock).latest.slice(0, 17)).toBe(before.slice(0, 17));
+  });
+
+  test("a clock that was wrong for one user does not hold up the next one's outbox (I6)", async () => {
+    const { now } = local.time;
+    local.time.now += 365 * 86_400_000;
+    await local.notes.add({ title: "a" });
+    local.time.now = now;
+    await switchTo("bob");
+    await local.notes.add({ title: "b" });
+    expect(millisOf((await local.records())[0]?.at ?? "")).toBeLessThan(now + 60_000);
   });
 
   test("seqs are never given twice, whoever writes: a shelf may come back", async () => {

@@ -61,7 +61,7 @@ class Locks {
   }
 }
 
-/** BroadcastChannel: to all others of the name, as a copy, later. */
+/** BroadcastChannel: to all others of the name, as a copy, later; one that is closed may say nothing more. */
 class Line implements Channel {
   onmessage: Channel["onmessage"] = null;
   readonly #others: Set<Line>;
@@ -72,6 +72,7 @@ class Line implements Channel {
   }
 
   postMessage(data: unknown): void {
+    if (!this.#others.has(this)) throw new DOMException("the channel is closed", "InvalidStateError");
     for (const line of this.#others) {
       if (line === this) continue;
       const copy = structuredClone(data);

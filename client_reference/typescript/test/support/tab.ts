@@ -13,7 +13,7 @@ import { Device, type Life } from "./device.ts";
 import { schema, type Tables } from "./schema.ts";
 import { Script, token, URL } from "./script.ts";
 import { Service } from "./service.ts";
-import { chance, Time, until } from "./time.ts";
+import { chance, quiet, Time, until } from "./time.ts";
 
 export interface Wishes extends Partial<Omit<Options<Tables>, "url" | "name" | "user">> {
   readonly device?: Device;
@@ -46,6 +46,16 @@ export class World {
     await socket.welcome();
     await tab.stands("live");
     return tab;
+  }
+
+  /** Let time go by, and let everything be done that is due in it. */
+  async pass(ms: number, step = 500): Promise<void> {
+    await quiet();
+    for (let at = 0; at < ms; at += step) {
+      this.time.pass(step);
+      await quiet(4);
+    }
+    await quiet();
   }
 
   end(): void {

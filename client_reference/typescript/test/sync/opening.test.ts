@@ -97,6 +97,37 @@ describe("what it outlives", () => {
     expect((await again.replica()).client).not.toBe(world.script.pulls[0]?.client);
   });
 
+  test("closed by Dexie itself, to open again, it goes on synchronising", async () => {
+    const tab = await world.live();
+    tab.db.close({ disableAutoOpen: false });
+    await quiet();
+    await tab.db.notes.add({ title: "a" });
+    await world.pass(5_000);
+    expect(world.service.rows(ANN).size).toBe(1);
+  });
+
+  test("a page that was put aside and comes back connects again", async () => {
+    const target = new EventTarget();
+    const tab = await world.live({ around: { window: target as unknown as Window } });
+    const say = (name: string) => target.dispatchEvent(Object.assign(new Event(name), { persisted: true }));
+    // As Dexie's own listener does.
+    tab.db.close({ disableAutoOpen: false });
+    say("pagehide");
+    await quiet();
+    say("pageshow");
+    await (await world.script.connection(2)).welcome();
+    await tab.stands("live");
+  });
+
+  test("a database that was deleted can be synchronised again", async () => {
+    const tab = await world.live();
+    await tab.db.delete();
+    tab.db.resume();
+    await (await world.script.connection(2)).welcome();
+    await tab.stands("live");
+    expect(tab.reports).toEqual([]);
+  });
+
   test("the replica keeps its name over reopenings, and draws another node", async () => {
     const device = new Device();
     const nodes = new Set<string>();
@@ -140,6 +171,23 @@ describe("versions of the app", () => {
     await after.db.synchronise();
     expect(world.script.pulls.at(-1)).toMatchObject({ schema: 4 });
     expect((await after.scopes())[0]?.watermark).toBe("epoch.1.0.4");
+  });
+
+  test("a tab of an older app takes nothing away that a newer one has fetched (I51)", async () => {
+    const { tasks, ...others } = schema.declaration.entities;
+    const fields = { ...tasks?.fields, due: { type: "text", nullable: true } };
+    const entities = { ...others, tasks: { ...tasks, fields } };
+    const newer = { ...raised, declaration: { ...raised.declaration, entities } } as typeof schema;
+    world.service.members = { ann: ["workspace:7"] };
+    world.service.write("workspace:7", "put", "tasks", id(1), { title: "t", task_id: null, due: "soon" });
+    const old = world.tab();
+    await old.db.synchronise();
+    const young = world.tab({ device: old.device, schema: newer });
+    await young.db.synchronise();
+    expect(await old.db.tasks.get(id(1))).toMatchObject({ title: "t" });
+    await quiet();
+    expect(await young.db.tasks.get(id(1))).toMatchObject({ due: "soon" });
+    expect(await young.replica()).toMatchObject({ schema: 4 });
   });
 
   test("a table in which the app writes without waiting keeps the order of its writes", async () => {

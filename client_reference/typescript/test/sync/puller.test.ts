@@ -49,6 +49,19 @@ describe("what is asked for", () => {
   });
 });
 
+describe("what is not asked for", () => {
+  test("what was applied in a scope that a narrowed replica leaves out is not awaited for ever", async () => {
+    world.service.members = { ann: ["workspace:7"] };
+    const narrow = world.tab({ scopes: ["workspace:7"] });
+    await narrow.db.synchronise();
+    await narrow.db.notes.add({ title: "a" });
+    await narrow.db.synchronise();
+    await narrow.db.synchronise();
+    expect(await narrow.outbox()).toEqual([]);
+    expect(world.service.rows(ANN).size).toBe(1);
+  });
+});
+
 describe("what is taken in", () => {
   test("more than one page is taken in page by page, and the digest at the end is the service's (I32)", async () => {
     for (let at = 0; at < 1_200; at++) theirs(at, "a");

@@ -3,7 +3,7 @@
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { Device } from "../support/device.ts";
 import { id } from "../support/local.ts";
-import { problem, type ScriptedSocket } from "../support/script.ts";
+import { held, problem, type ScriptedSocket } from "../support/script.ts";
 import { type Tab, World } from "../support/tab.ts";
 import { quiet, until } from "../support/time.ts";
 
@@ -120,6 +120,39 @@ describe("what tabs see of each other", () => {
     await two.db.synchronise();
     expect(rows()).toBe(1);
     expect(world.script.sockets).toHaveLength(1);
+  });
+
+  test("what a tab writes that does not synchronise, the leader sends", async () => {
+    two.db.pause();
+    await two.db.notes.add({ title: "a" });
+    await until(
+      () => rows() === 1,
+      () => world.time.pass(5),
+    );
+  });
+
+  test("a synchronise() in a tab that does not lead leaves all of them live", async () => {
+    const three = world.tab({ device, start: true });
+    await three.stands("live");
+    await two.db.synchronise();
+    await quiet();
+    for (const { db } of [one, two, three]) expect(db.status.value.connection).toBe("live");
+  });
+
+  test("one push is in flight at a time, whichever tab it is of", async () => {
+    const push = held(world.script.model);
+    world.script.answers.push.push(push.answer);
+    await one.db.notes.add({ title: "a" });
+    await until(
+      () => world.script.pushes.length === 1,
+      () => world.time.pass(5),
+    );
+    const other = two.db.synchronise();
+    await quiet(200);
+    expect(world.script.pushes).toHaveLength(1);
+    push.release();
+    await other;
+    expect([...world.service.effects.values()]).toEqual([1]);
   });
 
   test("what stands in the leader's way is what the tab that asked is told", async () => {
