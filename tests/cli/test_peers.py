@@ -188,7 +188,7 @@ def test_a_command_ended_at_any_moment_loses_nothing(ann: Tide, bob: Tide, tmp_p
             process = device.start(*words)
             time.sleep(chance.uniform(0.1, 1.2))
             process.send_signal(how)
-            assert process.wait(30) in (0, 130, -how), process.stderr
+            assert process.wait(30) in (0, 130, -how), process.stderr and process.stderr.read()
             process.communicate()
         device.run(*words)
         if device is ann:

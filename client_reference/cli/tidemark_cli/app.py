@@ -87,6 +87,13 @@ class App:
 class Commands(click.Group):
     """Turns what can go wrong into a short message and an exit code."""
 
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        """Ctrl-C while the words are still being read is Ctrl-C, too; click would say 1."""
+        try:
+            return super().make_context(*args, **extra)
+        except KeyboardInterrupt:
+            sys.exit(INTERRUPTED)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
