@@ -9,10 +9,10 @@ export interface PageEvents {
   offline(): void;
   /** Nobody looks any more; the page may never get another turn. */
   hidden(): void;
-  /** The page stops: frozen, or kept for a way back. */
-  suspended(): void;
-  resumed(): void;
+  /** The page stops: for good, frozen, or kept for a way back. */
   gone(): void;
+  /** It was not for good. */
+  back(): void;
 }
 
 /** Listen until the result is called. */
@@ -22,10 +22,10 @@ export function watchPage({ document, window }: Surroundings, events: PageEvents
   window?.addEventListener("online", () => events.awake(), { signal });
   window?.addEventListener("offline", () => events.offline(), { signal });
   window?.addEventListener("focus", () => events.awake(), { signal });
-  window?.addEventListener("pagehide", ({ persisted }) => (persisted ? events.suspended() : events.gone()), { signal });
-  window?.addEventListener("pageshow", ({ persisted }) => persisted && events.resumed(), { signal });
-  document?.addEventListener("freeze", () => events.suspended(), { signal });
-  document?.addEventListener("resume", () => events.resumed(), { signal });
+  window?.addEventListener("pagehide", () => events.gone(), { signal });
+  window?.addEventListener("pageshow", ({ persisted }) => persisted && events.back(), { signal });
+  document?.addEventListener("freeze", () => events.gone(), { signal });
+  document?.addEventListener("resume", () => events.back(), { signal });
   document?.addEventListener(
     "visibilitychange",
     () => (document.visibilityState === "hidden" ? events.hidden() : events.awake()),

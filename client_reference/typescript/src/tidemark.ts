@@ -287,7 +287,9 @@ export class Tidemark extends Dexie {
       // While it rested somebody else may have signed in, in another tab.
       this.#store.user = (await identify(this.#store)).user;
       this.#refresh();
-      if (this.#stopWatching !== null) this.#tabs.open();
+      if (this.#stopWatching === null) return;
+      this.#tabs.open();
+      this.#rooms.announce();
     } catch (fault) {
       this.#report({ code: "unexpected", message: `the database does not open: ${(fault as Error).message}` });
       this.#around.after(OPEN_AGAIN, () => this.#stopWatching !== null && void this.#begin());
@@ -363,9 +365,12 @@ export class Tidemark extends Dexie {
       awake: () => this.#start(),
       offline: () => this.#tabs.leading && this.#engine.offline(),
       hidden: () => this.#waiting.pending > 0 && void askForPush(this.#around, this.name),
-      suspended: () => this.#tabs.resign(),
-      resumed: () => void this.#begin(),
       gone: () => this.#tabs.close(),
+      back: () => {
+        // What the others said meanwhile was not heard.
+        this.#tokens.forget();
+        void this.#begin();
+      },
     });
     const counts = liveQuery(() => this.#outbox.waiting()).subscribe({
       next: (waiting) => {

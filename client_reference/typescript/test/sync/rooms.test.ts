@@ -3,7 +3,7 @@
 import { afterEach, beforeEach, expect, test } from "vitest";
 import { Device } from "../support/device.ts";
 import { World } from "../support/tab.ts";
-import { quiet } from "../support/time.ts";
+import { quiet, until } from "../support/time.ts";
 
 let world: World;
 beforeEach(() => {
@@ -65,4 +65,22 @@ test("nobody is seen in the rooms of a scope that may not be read any more", asy
   socket?.say({ t: "scope_revoked", scope: "workspace:7" });
   await quiet();
   expect(presence.value.members).toEqual({});
+});
+
+test("a page that is put aside is out of its rooms, and in them again when it is back (I43)", async () => {
+  const device = new Device();
+  const page = new EventTarget();
+  const say = (name: string) => page.dispatchEvent(Object.assign(new Event(name), { persisted: true }));
+  await world.live({ device });
+  const two = world.tab({ device, start: true, around: { window: page as unknown as Window } });
+  await two.stands("live");
+  two.db.room(ANN, { cursor: 1 });
+  await quiet();
+  expect(joins(0)).toHaveLength(1);
+  say("pagehide");
+  await quiet();
+  expect(world.script.sockets[0]?.sent.at(-1)).toMatchObject({ t: "leave", room: ANN });
+  say("pageshow");
+  await until(() => joins(0)?.length === 2);
+  expect(joins(0)?.at(-1)).toMatchObject({ room: ANN, state: { cursor: 1 } });
 });

@@ -1,7 +1,7 @@
 /** The connection of a tab that synchronises by itself: stream, polling, back-off, users (SPEC 5 and 6). */
 
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import { millisOf } from "../../src/protocol/clock.ts";
+import { millisOf, reading } from "../../src/protocol/clock.ts";
 import { id } from "../support/local.ts";
 import { held, problem, type ScriptedSocket, token } from "../support/script.ts";
 import { type Tab, World } from "../support/tab.ts";
@@ -237,6 +237,22 @@ describe("frames", () => {
     const head = theirs(1, "a");
     last().say({ t: "behind", scope: ANN, head });
     await shows(tab, "a");
+  });
+
+  test("a reset that answers an older hello than the latest pull does not take the replica back (I30, I34)", async () => {
+    const tab = await world.live();
+    theirs(1, "a");
+    // A pull because of another scope brings this one, too.
+    last().say({ t: "behind", scope: "user:other", head: 9 });
+    await shows(tab, "a");
+    const clock = reading(world.time.now, 0, "0".repeat(16));
+    const stale = { scope: ANN, from: 0, to: 0, head: 0, watermark: "older.0.0.3", changes: [], reset: true };
+    last().say({ t: "changes", ...stale, clock });
+    theirs(2, "b");
+    last().bring("ann", ANN, 1);
+    await shows(tab, "a", "b");
+    expect((await tab.scopes())[0]).toMatchObject({ to: 2, highest: 2 });
+    expect(world.script.pulls.length).toBe(2);
   });
 
   test("a frame repeated or overtaken changes nothing (I34)", async () => {
