@@ -102,6 +102,14 @@ def mariadb_url(mariadb_server: MariadbServer) -> Iterator[str]:
     mariadb_server.drop_database(url)
 
 
+@pytest.fixture
+def own_mariadb_server() -> Iterator[MariadbServer]:
+    """A MariaDB that no other test sees: one whose global variables are set."""
+    need(MariadbServer.missing())
+    with MariadbServer() as server:
+        yield server
+
+
 @pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of a fresh, empty database: the test runs once on SQLite, on PostgreSQL and on MariaDB."""

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.backend.shop import Shop, note
-from tests.servers import TidemarkServer
+from tests.servers import MariadbServer, TidemarkServer
 from tidemark.store import health, settings_health
 from tidemark.store.schema.migrate import beside
 
@@ -337,18 +337,13 @@ def test_clocks_that_differ(postgres_shop: Shop, monkeypatch: pytest.MonkeyPatch
     assert "minutes behind" in found["clock_difference"]["message"]
 
 
-def test_settings_of_mariadb(mariadb_url: str, tmp_path: Path) -> None:
+def test_settings_of_mariadb(own_mariadb_server: MariadbServer, tmp_path: Path) -> None:
     """A log that is not flushed is a fault, values that are cut a warning, another engine a fault."""
-    shop = Shop(mariadb_url, tmp_path, 3).prepared()
+    shop = Shop(own_mariadb_server.create_database(), tmp_path, 3).prepared()
     assert shop.doctor().findings == {}
-    (before,) = shop.sql("SELECT @@GLOBAL.sql_mode")
-    try:
-        shop.sql("SET GLOBAL innodb_flush_log_at_trx_commit = 2")
-        shop.sql("SET GLOBAL sql_mode = ''")
-        found = shop.doctor()
-    finally:
-        shop.sql("SET GLOBAL innodb_flush_log_at_trx_commit = 1")
-        shop.sql(f"SET GLOBAL sql_mode = '{before[0]}'")
+    own_mariadb_server.sql("SET GLOBAL innodb_flush_log_at_trx_commit = 2")
+    own_mariadb_server.sql("SET GLOBAL sql_mode = ''")
+    found = shop.doctor()
     assert found["flush_log_off"]["level"] == "fault"
     assert found["sql_mode_lax"]["level"] == "warning"
     shop.sql("ALTER TABLE shop_orders ENGINE = MyISAM")

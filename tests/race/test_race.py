@@ -7,7 +7,6 @@ import json
 import secrets
 import sys
 from asyncio.subprocess import PIPE
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,12 +46,12 @@ def racing_postgresql_url(postgres_server: PostgresServer, postgresql_url: str) 
 
 
 @pytest.fixture
-def racing_mariadb_url(mariadb_server: MariadbServer, mariadb_url: str) -> Iterator[str]:
+def racing_mariadb_url(own_mariadb_server: MariadbServer) -> str:
     """The same on MariaDB, where this is a setting of the server."""
-    migrate(mariadb_url, DECLARATION, None)
-    mariadb_server.sql("SET GLOBAL innodb_flush_log_at_trx_commit = 2")
-    yield mariadb_url
-    mariadb_server.sql("SET GLOBAL innodb_flush_log_at_trx_commit = 1")
+    own_mariadb_server.sql("SET GLOBAL innodb_flush_log_at_trx_commit = 2")
+    url = own_mariadb_server.create_database()
+    migrate(url, DECLARATION, None)
+    return url
 
 
 @pytest.fixture(params=["postgresql", "mariadb"])
