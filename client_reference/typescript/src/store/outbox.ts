@@ -56,10 +56,10 @@ export class Outbox {
   }
 
   /**
-   * Take the answer to a push in: verdicts, clock, and what they mean for rows, in one transaction. `lapsed`: there was
-   * a reset since it was sent, so that the versions in it mean nothing any more.
+   * Take the answer to a push in: verdicts, clock, and what they mean for rows, in one transaction. `resets`: how many
+   * there had been when it was sent; if there was another since, the versions in it mean nothing any more.
    */
-  settle(sent: readonly Pending[], results: readonly Result[], clock: string, lapsed: boolean): Promise<Settled> {
+  settle(sent: readonly Pending[], results: readonly Result[], clock: string, resets: number): Promise<Settled> {
     // A rejection may reach rows of any table, by the groups that lean on it.
     return this.#store.write(this.#store.entities.keys(), async (inside) => {
       // Another tab may have settled some of it, or its user may have thrown it away.
@@ -69,6 +69,7 @@ export class Outbox {
         results,
       );
       await inside.observe(clock);
+      const lapsed = (await inside.replica()).resets !== resets;
       const scopes = await inside.all<ScopeRecord>(SCOPE);
       // Short of the head a row that has changed again comes in a later page: until then its edit stays on top.
       const reached = new Map(scopes.map(({ scope, to, highest }) => [scope, to === highest ? to : 0]));

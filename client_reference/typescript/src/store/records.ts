@@ -47,6 +47,8 @@ export interface ReplicaRecord {
   schema: number;
   /** When the replica last held everything (the device's own ms). */
   synced: number | null;
+  /** How many resets there have been: versions heard of before the last one mean nothing any more (SPEC 5). */
+  resets: number;
 }
 
 /** How far the replica has got in one scope, and what its rows come to. */

@@ -12,6 +12,7 @@ import { park, pendingIn } from "./park.ts";
 import {
   BASE,
   type BaseRecord,
+  META,
   OUTBOX,
   type OutboxRecord,
   type Row,
@@ -31,8 +32,6 @@ export interface Applied {
   readonly mustPull: boolean;
   /** The digest was not the server's, and the scope's watermark has been dropped: pull it anew, report it. */
   readonly faulty: boolean;
-  /** Versions heard of before mean nothing any more. */
-  readonly reset: boolean;
 }
 
 /** How a run came. */
@@ -69,7 +68,7 @@ export class Replica {
       if (clock !== null) await inside.observe(clock);
       const held = await inside.get<ScopeRecord>(SCOPE, run.scope);
       const step = judge(held ?? NOTHING, run, asked);
-      if (step.kind !== "apply") return { mustPull: step.kind === "pull", faulty: false, reset: false };
+      if (step.kind !== "apply") return { mustPull: step.kind === "pull", faulty: false };
       return new Applying(this.#store, inside, run.scope).carryOut(step, held);
     });
   }
@@ -139,7 +138,7 @@ class Applying {
 
   async carryOut(step: Apply, held: ScopeRecord | undefined): Promise<Applied> {
     const dropped = step.replace ? await this.drop() : [];
-    const released = step.reset ? await this.lapse() : await this.#release(step);
+    const released = step.reset ? await this.#reset() : await this.#release(step);
     const start = step.replace || held === undefined ? { live: 0, total: 0 } : held;
     const { live, total, shared } = await this.#write(step, start);
     const drawn = new Set(step.changes.map(({ entity, row }) => rowName(this.#scope, entity, row)));
@@ -149,7 +148,7 @@ class Applying {
     const copy = faulty ? { ...NOTHING, highest: step.copy.highest } : step.copy;
     const digest = faulty ? null : step.digest;
     await this.#inside.put(SCOPE, [{ scope: this.#scope, ...copy, live, total, digest }]);
-    return { mustPull: false, faulty, reset: step.reset };
+    return { mustPull: false, faulty };
   }
 
   /** Take all of the scope's rows away; which rows then have to be drawn again. */
@@ -169,6 +168,12 @@ class Applying {
       ...hidden.filter(({ name }) => name.startsWith(kind)).map(({ name }) => name),
       ...outbox.filter(({ scope }) => scope === this.#scope).map(nameOf),
     ];
+  }
+
+  async #reset(): Promise<string[]> {
+    const replica = await this.#inside.replica();
+    await this.#inside.put(META, [{ ...replica, resets: replica.resets + 1 }]);
+    return this.lapse();
   }
 
   /** After a reset or revocation versions awaited mean nothing any more; the rows concerned. */

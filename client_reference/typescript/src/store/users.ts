@@ -37,6 +37,7 @@ export function identify(store: Store): Promise<ReplicaRecord> {
       offset: null,
       schema,
       synced: null,
+      resets: 0,
     };
     await inside.put(META, [replica]);
     return replica;

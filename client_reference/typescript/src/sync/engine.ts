@@ -62,7 +62,7 @@ export class Engine {
     this.#peer = peer;
     this.#hearing = hearing;
     this.#puller = new Puller(peer, (firstSync) => this.#tell({ firstSync }));
-    this.#pusher = new Pusher(peer, () => this.#puller.resets);
+    this.#pusher = new Pusher(peer);
     this.#sender = new Sender(peer, this.#pusher, (fault) => this.#unsent(fault));
     this.#poller = new Poller(peer, this.#puller, this.#down);
     this.#stream = this.#fresh();

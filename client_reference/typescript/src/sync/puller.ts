@@ -1,7 +1,7 @@
 /** Pulls: streamed until caught up, or one page at a time where the stream cannot be had (SPEC 5). */
 
 import type { Changes, PullRequest, Run, Trailer } from "../generated/messages.ts";
-import { META } from "../store/records.ts";
+import { META, type ReplicaRecord } from "../store/records.ts";
 import type { Circumstances } from "../store/replica.ts";
 import { Temporary } from "./faults.ts";
 import type { Peer } from "./peer.ts";
@@ -21,8 +21,6 @@ export interface Progress {
 export class Puller {
   readonly #peer: Peer;
   readonly #onProgress: (progress: Progress | null) => void;
-  /** How many resets there have been: answers to requests from before one mean less (SPEC 5). */
-  resets = 0;
   #heads = new Map<string, Progress>();
 
   constructor(peer: Peer, onProgress: (progress: Progress | null) => void) {
@@ -47,17 +45,17 @@ export class Puller {
   /** Wait for something new; what is given back takes it in, and says whether there was any. */
   async ask(signal: AbortSignal): Promise<() => Promise<boolean>> {
     const who = await this.#who();
-    const before = this.resets;
     const answer = await this.#peer.server.poll(who, { ...(await this.#request(who)), wait: WAIT }, signal);
     return async () => {
-      if (before !== this.resets) return true;
+      // A reset came meanwhile: what was asked for before it means less (SPEC 5).
+      if ((await this.#who()).resets !== who.resets) return true;
       for (const run of answer.scopes) await this.take(run, { asked: true, client: who.client });
       await this.#finish(answer, who, !answer.more);
       return answer.scopes.length > 0;
     };
   }
 
-  #who(): Promise<Who> {
+  #who(): Promise<ReplicaRecord> {
     return this.#peer.store.read([], (inside) => inside.replica());
   }
 
@@ -83,8 +81,7 @@ export class Puller {
 
   /** Take a run in, from pull or stream; whether its scope has to be pulled, since something is missing or wrong. */
   async take(run: Run | Changes, how: Circumstances): Promise<boolean> {
-    const { mustPull, faulty, reset } = await this.#peer.replica.apply(run, how);
-    if (reset) this.resets += 1;
+    const { mustPull, faulty } = await this.#peer.replica.apply(run, how);
     const message = `the digest of ${run.scope} is not the service's: it is pulled anew`;
     if (faulty) this.#peer.report({ code: "digest", message });
     return mustPull || faulty;

@@ -2,6 +2,7 @@
 
 import { MAX_MUTATIONS } from "../generated/codes.ts";
 import { halved, type Pending, type Settled } from "../protocol/outbox.ts";
+import type { ReplicaRecord } from "../store/records.ts";
 import { alone } from "./alone.ts";
 import { Temporary, TooMuch, Upgrade } from "./faults.ts";
 import type { Peer } from "./peer.ts";
@@ -14,12 +15,9 @@ const TRIES = 3;
 
 export class Pusher {
   readonly #peer: Peer;
-  readonly #resets: () => number;
 
-  /** `resets` counts those that the replica has been through. */
-  constructor(peer: Peer, resets: () => number) {
+  constructor(peer: Peer) {
     this.#peer = peer;
-    this.#resets = resets;
   }
 
   /** Measure the offset; what was never handed over is stamped anew if it was made by a wrong one (SPEC 2). */
@@ -57,11 +55,10 @@ export class Pusher {
     while (await alone(this.#peer, once));
   }
 
-  async #send(sending: readonly Pending[], who: Who): Promise<Settled> {
+  async #send(sending: readonly Pending[], who: ReplicaRecord): Promise<Settled> {
     const { server, outbox } = this.#peer;
-    const before = this.#resets();
     const answer = await server.push(who, sending);
-    return outbox.settle(sending, answer.results, answer.clock, before !== this.#resets());
+    return outbox.settle(sending, answer.results, answer.clock, who.resets);
   }
 
   /** After a push was refused whole: how many to send next. What is refused alone becomes a dead letter. */

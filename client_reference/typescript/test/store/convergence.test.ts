@@ -19,8 +19,18 @@ type Step =
   | { do: "task"; row: number; workspace: number; value: number }
   | { do: "theirs"; op: "put" | "patch" | "delete"; row: number; value: number }
   | { do: "move"; row: number; to: number; value: number }
-  | { do: "pull" | "hand over" | "push" | "settle" | "lose" | "reopen" | "pass" }
+  | { do: "pull" | "hand over" | "push" | "settle" | "lose" | "reopen" | "pass" | "catch up" | "renumber" | "overtake" }
   | { do: "deliver"; which: number };
+
+/** A reset comes before the answer to a push that was sent before it. */
+const OVERTAKEN: readonly Step[] = [
+  { do: "catch up" },
+  { do: "hand over" },
+  { do: "push" },
+  { do: "renumber" },
+  { do: "catch up" },
+  { do: "settle" },
+];
 
 const small = fc.nat({ max: 2 });
 const value = fc.nat({ max: 5 });
@@ -38,7 +48,19 @@ const steps = fc.array(
     fc.record({ do: fc.constant("move" as const), row: small, to: fc.nat({ max: 1 }), value }),
     fc.record({
       do: fc.constantFrom(
-        ...(["pull", "pull", "hand over", "push", "push", "settle", "lose", "reopen", "pass"] as const),
+        ...([
+          "pull",
+          "pull",
+          "hand over",
+          "push",
+          "push",
+          "settle",
+          "lose",
+          "reopen",
+          "pass",
+          "renumber",
+          "overtake",
+        ] as const),
       ),
     }),
     fc.record({ do: fc.constant("deliver" as const), which: fc.nat() }),
@@ -46,14 +68,23 @@ const steps = fc.array(
   { minLength: 5, maxLength: 60 },
 );
 
+/** A run, and in the answer to which pull it comes. */
+interface Asked {
+  readonly run: Run;
+  readonly pull: number;
+}
+
 /** One replica and a service, with everything that is under way between them. */
 class History {
   readonly time = new Time();
   readonly service = new Service(schema.declaration, this.time);
   local: Local;
+  renewals = 0;
   /** Runs that were asked for or streamed: any of them may come at any time, and again. */
-  readonly runs: Run[] = [];
+  runs: Asked[] = [];
+  pulls = 0;
   sending: Pending[] = [];
+  resets = 0;
   answer: PushResponse | null = null;
   /** The mutations that were written, and those that the service has given a final verdict. */
   readonly written = new Set<number>();
@@ -114,10 +145,10 @@ class History {
         this.runs.push(...this.#ask());
         break;
       case "deliver":
-        if (this.runs.length > 0) await this.#apply(this.runs[step.which % this.runs.length] as Run);
+        if (this.runs.length > 0) await this.#apply(this.runs[step.which % this.runs.length] as Asked);
         break;
       case "hand over":
-        if (this.sending.length === 0) this.sending = await local.handOver();
+        if (this.sending.length === 0) await this.#handOver();
         break;
       case "push":
         if (this.sending.length > 0) this.#push();
@@ -136,6 +167,20 @@ class History {
       case "pass":
         this.time.pass(1_000);
         break;
+      case "renumber":
+        // Where nothing was pulled yet, nobody is told of a reset.
+        if (Object.keys(this.#watermark).length < SCOPES.length) break;
+        this.renewals += 1;
+        service.renumber(`epoch${this.renewals}`);
+        // The stream has ended, and a pull is asked only when none is under way. An answer to a push may still come.
+        this.runs = [];
+        break;
+      case "overtake":
+        for (const next of OVERTAKEN) await this.take(next);
+        break;
+      case "catch up":
+        await this.#catchUp();
+        break;
       default:
         step satisfies never;
     }
@@ -145,13 +190,21 @@ class History {
   /** Everything gets through at last. */
   async settleAll(): Promise<void> {
     this.#lose();
+    let rounds = 0;
     do {
-      this.sending = await this.local.handOver();
+      rounds += 1;
+      expect(rounds).toBeLessThan(50);
+      await this.#handOver();
       if (this.sending.length > 0) this.#push();
       await this.#settle();
-      this.runs.push(...(await this.#askNow()));
-      for (const run of this.runs.splice(0)) await this.#apply(run);
+      await this.#catchUp();
     } while ((await this.local.records()).length > 0);
+  }
+
+  async #handOver(): Promise<void> {
+    const { sending, who } = await this.local.outbox.handOver(1_000);
+    this.sending = sending;
+    this.resets = who.resets;
   }
 
   #push(): void {
@@ -161,7 +214,7 @@ class History {
 
   async #settle(): Promise<void> {
     if (this.answer === null) return;
-    await this.local.outbox.settle(this.sending, this.answer.results, this.answer.clock, false);
+    await this.local.outbox.settle(this.sending, this.answer.results, this.answer.clock, this.resets);
     this.#lose();
   }
 
@@ -172,20 +225,26 @@ class History {
 
   #watermark: Record<string, string> = {};
 
-  #ask(): Run[] {
-    return this.service.pull("ann", { schema: 3, watermark: this.#watermark, limit: 2 }).runs;
+  #ask(): Asked[] {
+    this.pulls += 1;
+    const { runs } = this.service.pull("ann", { schema: 3, watermark: this.#watermark, limit: 2 });
+    return runs.map((run) => ({ run, pull: this.pulls }));
   }
 
-  async #askNow(): Promise<Run[]> {
+  async #catchUp(): Promise<void> {
     this.#watermark = await this.local.replica.watermark();
-    return this.#ask();
+    this.runs.push(...this.#ask());
+    while (this.runs.length > 0) await this.#apply(this.runs.shift() as Asked);
   }
 
-  async #apply(run: Run): Promise<void> {
-    const { client } = await this.local.meta();
-    const applied = await this.local.replica.apply(run, { asked: false, client });
+  async #apply({ run, pull }: Asked): Promise<void> {
+    const { client, resets } = await this.local.meta();
+    const applied = await this.local.replica.apply(run, { asked: pull === this.pulls, client });
     expect(applied.faulty).toBe(false);
     this.#watermark = await this.local.replica.watermark();
+    // What was asked for before a reset is dropped, and a reset comes once.
+    if ((await this.local.meta()).resets > resets)
+      this.runs = this.runs.filter((waiting) => waiting.pull >= pull && waiting.run !== run);
   }
 }
 

@@ -86,10 +86,11 @@ describe("applied (I35)", () => {
     await local.apply(ANN, [note(id(1), 9)]);
     await local.notes.update(id(1), { title: "one" });
     await local.answer({}, 10);
-    await local.apply(ANN, [note(id(1), 2)], { from: 0, to: 2, head: 2, reset: true }, true);
+    const reset = () => local.apply(ANN, [note(id(1), 2)], { from: 0, to: 2, head: 2, reset: true }, true);
+    await reset();
     expect(await local.records()).toEqual([]);
     await local.notes.update(id(1), { title: "two" });
-    await local.answer({}, 30, true);
+    await local.answer({}, 30, reset);
     expect(await local.records()).toEqual([]);
     expect(await titleOf(id(1))).toBe("t");
   });
@@ -239,7 +240,7 @@ describe("retry", () => {
   test("what was not answered at all is kept (I25)", async () => {
     await local.notes.add({ id: id(1), title: "a" });
     const sent = await local.handOver(10);
-    await local.outbox.settle(sent, [], reading(1, 0, "0".repeat(16)), false);
+    await local.outbox.settle(sent, [], reading(1, 0, "0".repeat(16)), 0);
     expect(await local.outbox.pending()).toHaveLength(1);
   });
 

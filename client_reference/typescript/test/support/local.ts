@@ -139,19 +139,26 @@ export class Local {
   }
 
   /** Take in what one verdict says about the first of those sent. */
-  settle([first, ...rest]: readonly Pending[], verdict: Partial<Result>): Promise<Settled> {
+  async settle([first, ...rest]: readonly Pending[], verdict: Partial<Result>): Promise<Settled> {
     const result: Result = { seq: first?.seq ?? 0, status: "applied", ...verdict };
     return this.outbox.settle(
       first ? [first, ...rest] : [],
       [result],
       reading(this.time.now, 0, "0".repeat(16)),
-      false,
+      (await this.meta()).resets,
     );
   }
 
-  /** Hand everything over, and take this answer to it in: `applied` unless a row's verdict is given. */
-  async answer(verdicts: Record<string, Partial<Result>>, version: number, lapsed = false): Promise<Settled> {
-    const { sending: sent } = await this.outbox.handOver(1_000);
+  /**
+   * Hand everything over, and take this answer to it in: `applied` unless a row's verdict is given. `meanwhile` happens
+   * before the answer is there.
+   */
+  async answer(
+    verdicts: Record<string, Partial<Result>>,
+    version: number,
+    meanwhile?: () => Promise<unknown>,
+  ): Promise<Settled> {
+    const { sending: sent, who } = await this.outbox.handOver(1_000);
     const results = sent.map(
       ({ seq, row, scope }): Result => ({
         seq,
@@ -161,7 +168,8 @@ export class Local {
         ...verdicts[row],
       }),
     );
-    return this.outbox.settle(sent, results, reading(this.time.now, 0, "0".repeat(16)), lapsed);
+    await meanwhile?.();
+    return this.outbox.settle(sent, results, reading(this.time.now, 0, "0".repeat(16)), who.resets);
   }
 
   /** The digest of a scope's rows, and what is kept of it. */

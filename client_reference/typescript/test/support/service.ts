@@ -163,6 +163,16 @@ export class Service {
     for (const scope of scopes) this.#scopes.delete(scope);
   }
 
+  /** The same rows under another epoch, their versions made anew: what was said of the old ones means nothing now. */
+  renumber(epoch: string): void {
+    this.epoch = epoch;
+    for (const known of this.#scopes.values()) {
+      const held = [...known.rows].sort(([, one], [, two]) => one.version - two.version);
+      known.rows = new Map(held.map(([name, row], at) => [name, { ...row, version: at + 1 }]));
+      known.head = held.length;
+    }
+  }
+
   // ── pull ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
   /** The live rows of a scope, by entity and row. */
