@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import pytest
 from filelock import FileLock
+from hypothesis import HealthCheck, settings
 
 from tests.servers import MariadbServer, NatsServer, PostgresServer, RedisServer
 
@@ -20,6 +21,10 @@ Server = TypeVar("Server", PostgresServer, MariadbServer, RedisServer, NatsServe
 
 _RUN = pytest.StashKey[Path]()
 _NOT_RUN = "cannot run here: "
+
+# How long an example takes on a machine that has other work to do says nothing of what is tested.
+settings.register_profile("unhurried", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -140,7 +140,7 @@ def matching(store: MemoryStore, asked: Json, since: int, until: int) -> list[st
     ]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 async def test_filters_pages_and_bounds_lose_nothing(data: st.DataObject) -> None:
     """Whatever the filters, the sizes of entries, chunks and limits, the bound of events looked at, and what is

@@ -102,7 +102,7 @@ async def converge(world: World, peer: Peer) -> None:
             assert scope not in peer.rows, scope
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     turns=st.lists(st.integers(0, 6), min_size=1, max_size=8),
     before=st.lists(st.tuples(scopes, rows), max_size=4),

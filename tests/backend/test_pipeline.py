@@ -107,7 +107,7 @@ async def hanging(world: World) -> tuple[asyncio.Task[Any], asyncio.Event]:
 # ── halves ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_what_the_database_refuses_harms_itself_alone(data: st.DataObject) -> None:
     """Whatever rows a database refuses, each mutation has its own verdict in order, all others are applied in the

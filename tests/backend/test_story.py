@@ -211,7 +211,7 @@ WRITES = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @example(
     [
         ("put", 0, {"title": "a"}),

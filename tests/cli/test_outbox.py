@@ -75,7 +75,7 @@ def everywhere(desk: Desk) -> dict[str, list[int]]:
     }
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.lists(write, max_size=5), st.lists(answer, max_size=4)), max_size=5))
 def test_no_answer_and_no_interruption_loses_a_change(rounds: list[tuple[list[Any], list[Any]]]) -> None:
     """Each change is pending, awaited, parked or answered, in one place only, and the order is kept (I25, I26)."""

@@ -50,7 +50,7 @@ def journal(document: Json | None, *events: Json) -> Journal:
     return Journal(ENTITY, "x", document, events[::-1])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(arrivals())
 def test_every_state_that_a_row_had_is_known(order: list[Write]) -> None:
     """In whatever order writes came: as each one left it, and before the next one's time, the row is what it was."""

@@ -144,7 +144,7 @@ def two_ends(unlimited: Running) -> Iterator[tuple[str, Stream, Stream]]:
 
 
 @given(payload=ANY_JSON, event=st.from_regex(r"(?s:.{1,64})", fullmatch=True))
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 def test_any_payload_comes_as_it_was_sent(two_ends: tuple[str, Stream, Stream], payload: object, event: str) -> None:
     """Any JSON, whatever its numbers, texts and nesting, comes as it was sent, under its event."""
     room, one, two = two_ends

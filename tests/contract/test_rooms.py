@@ -336,7 +336,7 @@ def odd_frames(scope: str) -> st.SearchStrategy[Json]:
 
 
 @given(data=st.data())
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, suppress_health_check=list(HealthCheck))
 def test_odd_frames_about_rooms_never_end_a_stream(target: tuple[Stream, Stream], data: st.DataObject) -> None:
     """Any frames about rooms are taken or refused one by one; the stream lives, and all that comes of them fits."""
     odd, calm = target

@@ -14,7 +14,7 @@ from tidemark_protocol import clock
 from tidemark_protocol.merge import RowState, Write, apply, same_value
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(arrivals())
 def test_the_outcome_is_the_fold_in_clock_order(order: list[Write]) -> None:
     """Whatever the order of arrival and however often each write comes, the row is what section 3 says (I7)."""
@@ -27,7 +27,7 @@ def test_the_outcome_is_the_fold_in_clock_order(order: list[Write]) -> None:
     assert not any(effect.verdict == "clock_reused" for effect in effects)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(arrivals(), st.data())
 def test_order_does_not_matter(order: list[Write], data: st.DataObject) -> None:
     """Two replicas that got the same writes in different orders hold the same (I7)."""
@@ -38,7 +38,7 @@ def test_order_does_not_matter(order: list[Write], data: st.DataObject) -> None:
     assert one == two
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(arrivals())
 def test_replay_changes_nothing(order: list[Write]) -> None:
     """Every write delivered again is known, and leaves the very same state (I8)."""
@@ -53,7 +53,7 @@ def test_replay_changes_nothing(order: list[Write]) -> None:
     assert state == before
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(arrivals())
 def test_a_replay_is_applied_while_some_path_survives(order: list[Write]) -> None:
     """`applied` if a clock of it stands on the row, `superseded` with all its paths otherwise (SPEC 4)."""
@@ -69,7 +69,7 @@ def test_a_replay_is_applied_while_some_path_survives(order: list[Write]) -> Non
             assert list(effect.superseded_paths) == lost
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(arrivals())
 def test_nothing_given_is_changed(order: list[Write]) -> None:
     """`apply` is pure: neither the state nor the write given to it moves, nor do earlier states."""
@@ -81,7 +81,7 @@ def test_nothing_given_is_changed(order: list[Write]) -> None:
     assert all(given == before for given, before in kept)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(arrivals())
 def test_what_took_effect_is_told(order: list[Write]) -> None:
     """`took_effect` says that clocks moved; `overwritten` holds what showed at each path taken, and nothing else."""
@@ -98,7 +98,7 @@ def test_what_took_effect_is_told(order: list[Write]) -> None:
         state = effect.state
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(arrivals(), patches(), patches())
 def test_patches_of_different_fields_both_survive(order: list[Write], one: dict[str, Any], two: dict[str, Any]) -> None:
     """Concurrent patches without a common path are both on the row, whichever came first (I9)."""
@@ -115,7 +115,7 @@ def test_patches_of_different_fields_both_survive(order: list[Write], one: dict[
     assert there.clocks.items() >= {**dict.fromkeys(one, first.at), **dict.fromkeys(two, second.at)}.items()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(arrivals(), st.data())
 def test_a_reading_with_another_value_is_reused(order: list[Write], data: st.DataObject) -> None:
     """A write at a surviving path's clock that sets it to something else is `clock_reused` and does nothing."""
@@ -127,7 +127,7 @@ def test_a_reading_with_another_value_is_reused(order: list[Write], data: st.Dat
     assert (effect.verdict, effect.state is state) == ("clock_reused", True)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(arrivals())
 def test_a_delete_beats_what_is_earlier_and_a_later_put_revives(order: list[Write]) -> None:
     """After the last clock, a delete hides the row from every patch, and a put brings it back as it says (I10)."""

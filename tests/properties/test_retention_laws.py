@@ -20,7 +20,7 @@ def shown(state: RowState | None) -> object:
     return None if state is None or state.deleted else state.fields
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(arrivals(), horizons)
 def test_what_shows_is_never_forgotten(order: list[Write], horizon: str) -> None:
     """A visible row stays as it is, down to its put; the state given is not changed."""
@@ -33,7 +33,7 @@ def test_what_shows_is_never_forgotten(order: list[Write], horizon: str) -> None
         assert (after.root, after.deleted, after.created_at) == (state.root, state.deleted, state.created_at)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(arrivals(), horizons)
 def test_only_what_lies_before_the_horizon_is_forgotten(order: list[Write], horizon: str) -> None:
     """Whole tombstones, and clocks of keys that are not there; each with all its clocks below the horizon."""
@@ -49,7 +49,7 @@ def test_only_what_lies_before_the_horizon_is_forgotten(order: list[Write], hori
     assert not (forgotten and state.deleted)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(arrivals(), horizons)
 def test_everything_that_may_go_goes_at_once(order: list[Write], horizon: str) -> None:
     """A second look finds nothing more; a tombstone from before the horizon is gone after the first."""
@@ -59,7 +59,7 @@ def test_everything_that_may_go_goes_at_once(order: list[Write], horizon: str) -
     assert after is None or without_forgotten(after, horizon) == after
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(arrivals(), readings, st.lists(writes(), min_size=1, max_size=4, unique_by=lambda write: write.at))
 def test_forgetting_changes_no_later_outcome(order: list[Write], edge: str, later: list[Write]) -> None:
     """Writes at or above the horizon end in the same visible row, whether or not it was swept before them (I11)."""

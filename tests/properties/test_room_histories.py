@@ -202,5 +202,5 @@ class Histories(RuleBasedStateMachine):
                 reader.left(room)
 
 
-Histories.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+Histories.TestCase.settings = settings(max_examples=150, stateful_step_count=40)
 TestRoomHistories = Histories.TestCase

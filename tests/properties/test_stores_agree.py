@@ -261,12 +261,7 @@ def _run(other: Callable[[], Store], examples: int) -> None:
 
     run_state_machine_as_test(
         Bound,
-        settings=settings(
-            max_examples=examples,
-            stateful_step_count=20,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-        ),
+        settings=settings(max_examples=examples, stateful_step_count=20, suppress_health_check=list(HealthCheck)),
     )
 
 

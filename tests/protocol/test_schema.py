@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET
 
@@ -169,7 +169,6 @@ def test_the_examples_are_declared_well(path: Path) -> None:
 
 
 @given(declarations())
-@settings(deadline=None)
 def test_what_is_declared_well_is_taken(tree: dict[str, Any]) -> None:
     """A file without fault is read, with its entities and fields in their order."""
     read = parse(json.dumps(tree))
@@ -185,7 +184,6 @@ strange: st.SearchStrategy[Any] = st.sampled_from(
 
 
 @given(declarations(), st.data())
-@settings(deadline=None)
 def test_any_file_is_taken_or_refused(tree: dict[str, Any], data: st.DataObject) -> None:
     """Whatever stands anywhere in a file, it is read or refused with faults, never anything else."""
     spoilt = copy.deepcopy(tree)

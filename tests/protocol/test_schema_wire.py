@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from tests.protocol.declarations import declarations
 from tidemark_protocol.errors import DeclarationError
@@ -24,7 +24,6 @@ def as_a_client_knows_it(declaration: Declaration) -> Declaration:
 
 
 @given(declarations())
-@settings(deadline=None)
 def test_the_wire_carries_all_that_concerns_a_client(tree: dict[str, Any]) -> None:
     """What a client reads from the wire is the parsed file, without table names, capture and changes."""
     declaration = parse(json.dumps(tree))

@@ -9,7 +9,7 @@ from tidemark_protocol.merge import RowState, Write, apply, same_value
 from tidemark_protocol.undo import before, value_at, with_value
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(arrivals())
 def test_every_write_can_be_undone(order: list[Write]) -> None:
     """From the fields after a write and what it overwrote come the fields before it, in any order of arrival; a delete
