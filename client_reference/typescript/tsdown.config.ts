@@ -6,7 +6,7 @@ const terser = {
   name: "terser",
   async renderChunk(code: string, { fileName }: { fileName: string }) {
     if (!fileName.endsWith(".js")) return null;
-    const compress = { passes: 3, ecma: 2020, unsafe_arrows: true } as const;
+    const compress = { passes: 3, ecma: 2020, unsafe_arrows: true, pure_getters: true } as const;
     const { code: small = "", map } = await minify(code, { module: true, sourceMap: true, compress });
     return { code: small, map: String(map) };
   },

@@ -165,34 +165,35 @@ def dependents(
     refs: Callable[[str], Iterable[Field]],
     stands: Callable[[RowName], bool],
 ) -> dict[int, int]:
-    """Pending mutations that make no sense without the `parked` ones: their seq → the seq of the one they lean on.
+    """Mutations, pending or `parked`, that make no sense without a parked one: their seq → the seq they lean on.
 
     A patch or delete leans on the put that made its row, a value of a `ref` field on the put that made the row it
-    names, and a group on each of its members' needs. `refs` gives an entity's `ref` fields; `stands` says whether a row
-    is visible without any mutation of the outbox.
+    names, and a group on each of its members' needs: the first of these counts. What else is pending of a parked
+    mutation's group leans on that. `refs` gives an entity's `ref` fields; `stands` says whether a row is visible
+    without any mutation of the outbox.
     """
     gone = {mutation.seq: mutation for mutation in parked}
-    if not any(mutation.op == "put" or mutation.group for mutation in gone.values()):
-        return {}
     everything = gone | {mutation.seq: mutation for mutation in pending if mutation.seq not in gone}
     missing: dict[RowName, int] = {}
     visible: dict[RowName, bool] = {}
     causes: dict[int, int] = {}
     for unit in units(everything[seq] for seq in sorted(everything)):
-        lost = next((mutation.seq for mutation in unit if mutation.seq in gone), None)
+        fallen = next((mutation.seq for mutation in unit if mutation.seq in gone), None)
+        lost: int | None = None
         within: dict[RowName, bool] = {}
         for mutation in unit:
-            for name in _needs(mutation, refs) if lost is None else ():
-                if name in missing and not _shown(name, within, visible, stands):
+            for name in _needs(mutation, refs):
+                if lost is None and name in missing and not _shown(name, within, visible, stands):
                     lost = missing[name]
             if mutation.op != "patch":
                 within[mutation.name] = mutation.op == "put"
-        if lost is None:
+        if lost is None and fallen is None:
             visible |= within
             continue
         for mutation in unit:
-            if mutation.seq not in gone:
-                causes[mutation.seq] = lost
+            cause = fallen if lost is None and mutation.seq not in gone else lost
+            if cause is not None:
+                causes[mutation.seq] = cause
             if mutation.op == "put":
                 missing[mutation.name] = mutation.seq
     return causes

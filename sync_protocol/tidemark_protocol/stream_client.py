@@ -220,6 +220,7 @@ class ClientStream:
 
     def start(self, now: int) -> list[Effect]:
         """Connect as soon as the server allows: the first time, after a rest, or as the network is said to be back."""
+        self._mend(now)
         if self.state not in {State.RESTING, State.WAITING}:
             return []
         if now < self._barred:
@@ -290,6 +291,7 @@ class ClientStream:
 
     def elapsed(self, now: int, chance: float) -> list[Effect]:
         """Time has passed."""
+        self._mend(now)
         if self.deadline is None or now < self.deadline:
             return []
         match self.state:
@@ -367,6 +369,14 @@ class ClientStream:
 
     def _sent(self, frames: Sequence[ClientFrame]) -> list[Effect]:
         return [Send(frame) for frame in frames] if self.state is State.LIVE else []
+
+    def _mend(self, now: int) -> None:
+        """The clock was set back: what lies further ahead than it can have been set is over."""
+        if self._barred > now + LONGEST_DELAY:
+            self._barred = now
+        if self._until > now + LONGEST_DELAY:
+            self._until = now
+        self._heard = min(self._heard, now)
 
     def _live_for(self, now: int, chance: float) -> list[Effect]:
         """A token to renew, rooms to ask for, or a silence to break: a ping after one heartbeat, the end after two."""

@@ -153,6 +153,9 @@ def test_the_outbox_is_listed_saved_and_dropped(shell: Shell, tmp_path: Path) ->
     assert shell.desk.pending() == [1, 2, 3]
     shell.run("outbox", "discard", "1", stdin="y\n")
     assert shell.desk.pending() == [3]
+    shell.run("patch", "notes", OTHER, "title=w")
+    assert "2 changes dropped" in shell.run("outbox", "discard", "--all", "--yes").stderr
+    assert shell.desk.pending() == []
 
 
 def test_rejected_changes_are_listed_saved_made_again_and_dropped(shell: Shell) -> None:

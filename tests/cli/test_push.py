@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from msgspec.structs import replace
 
 from tests.cli.conftest import Desk, Json, Time, later, page, problem, refused, run
 from tidemark_cli.errors import LoginNeeded, Temporary, TideError, Upgrade
@@ -83,6 +84,31 @@ def test_a_rejected_row_is_rolled_back_and_parked_with_what_depends_on_it(desk: 
     assert desk.sync.push().rejected == 3
     assert letters(desk) == [(1, "unique_violation", None), (2, "depends", 1), (4, "depends", 1)]
     assert list(desk.notes()) == [C]
+
+
+def test_what_is_rejected_itself_builds_on_a_change_rejected_before_it(desk: Desk) -> None:
+    """Rejected in one answer, what needs a rejected row keeps its own reason and names that row's put (I26)."""
+    desk.put(A, title="taken")
+    desk.put(B, note_id=A)
+    desk.writer().patch(A, {"title": "changed"})
+    desk.put(C)
+    codes = ["unique_violation", "ref_missing", "row_unknown", "rule"]
+
+    def answer(body: Json) -> httpx2.Response:
+        sent = zip(body["mutations"], codes, strict=True)
+        results = [{"seq": mutation["seq"]} | refused(code, f"it is {code}") for mutation, code in sent]
+        return httpx2.Response(200, json={"results": results, "clock": desk.service.reading()})
+
+    desk.service.answers.append(answer)
+    assert desk.sync.push().rejected == 4
+    assert letters(desk) == [
+        (1, "unique_violation", None),
+        (2, "ref_missing", 1),
+        (3, "row_unknown", 1),
+        (4, "rule", None),
+    ]
+    assert [one.error.message for one in desk.peer.outbox.dead_letters()] == [f"it is {code}" for code in codes]
+    assert desk.notes() == {}
 
 
 def test_a_rejected_edit_leaves_what_others_and_later_edits_made(desk: Desk) -> None:
@@ -272,6 +298,20 @@ def test_an_outdated_number_keeps_everything(desk: Desk) -> None:
     with pytest.raises(Upgrade):
         desk.sync.push()
     assert desk.pending() == [1]
+
+
+def test_a_number_that_is_no_longer_converted_holds_nothing_up(desk: Desk) -> None:
+    """What was written under it becomes a dead letter, and what was written since goes out (I25, I26)."""
+    desk.put(A)
+    declaration = desk.peer.declaration
+    vars(desk.peer)["declaration"] = replace(declaration, number=declaration.number + 1)
+    desk.put(B)
+    desk.service.answers.append(desk.service.verdicts(**{A: later("schema_mismatch")}))
+    pushed = desk.sync.push()
+    assert (pushed.rejected, pushed.applied) == (1, 1)
+    assert desk.pending() == []
+    (letter,) = desk.peer.outbox.dead_letters()
+    assert letter.error.code == "schema_mismatch"
 
 
 def test_the_digest_that_a_pull_brings_is_held_against_the_rows(desk: Desk) -> None:

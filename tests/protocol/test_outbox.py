@@ -235,9 +235,32 @@ def test_what_leans_on_a_rejected_put_goes_with_it(outbox: list[Pending], data: 
         assert all(visible[key] for key in needed & unmade)
         if mutation.op != "patch":
             visible[mutation.row] = mutation.op == "put"
-    for seq, cause in causes.items():
+    for cause in causes.values():
         assert cause in gone
-        assert seq not in {mutation.seq for mutation in parked}
+
+
+@given(outboxes(), st.data())
+def test_a_rejected_mutation_leans_on_an_earlier_put_or_on_nothing(outbox: list[Pending], data: st.DataObject) -> None:
+    """If all are rejected, a unit has a cause just if it needs a row that only earlier ones put: such a put (I26)."""
+    standing = data.draw(st.sets(st.sampled_from(KEYS)))
+    causes = dependents(outbox, [], refs=refs, stands=lambda name: name[2] in standing)
+    put: dict[str, set[int]] = {}
+    for unit in units(outbox):
+        made: dict[str, bool] = {}
+        expected: set[int] = set()
+        for mutation in unit:
+            needed = {mutation.row} if mutation.op != "put" else set()
+            needed |= {mutation.fields["parent"]} if mutation.fields and mutation.fields.get("parent") else set()
+            for key in needed:
+                expected |= set() if made.get(key, key in standing) else put.get(key, set())
+            if mutation.op != "patch":
+                made[mutation.row] = mutation.op == "put"
+        found = {causes.get(mutation.seq) for mutation in unit}
+        assert len(found) == 1
+        assert found <= expected if expected else found == {None}
+        for mutation in unit:
+            if mutation.op == "put":
+                put.setdefault(mutation.row, set()).add(mutation.seq)
 
 
 def test_a_row_that_stands_without_the_rejected_put_holds_its_patches() -> None:

@@ -32,6 +32,7 @@ from tidemark_protocol.stream_client import (
     Added,
     ApplyRun,
     ClientStream,
+    Connect,
     Effect,
     Hang,
     Observe,
@@ -259,6 +260,29 @@ def test_a_steady_connection_forgets_its_failures() -> None:
     stream.closed(1012, "", STEADY, 0.999)
     assert stream.deadline is not None
     assert stream.deadline <= STEADY + FIRST_DELAY
+
+
+AHEAD = 7_200_000
+"""By how much a clock is wrong that is put right later (ms)."""
+
+
+@pytest.mark.parametrize("reason", ["", "retry 50000 ms"])
+@pytest.mark.parametrize("timer", [True, False])
+def test_a_clock_that_is_set_back_does_not_put_off_the_next_attempt(timer: bool, reason: str) -> None:
+    """What lies further ahead than it can have been set is over, for the timer and for whoever wants it sooner."""
+    stream = ClientStream(CLIENT, 3)
+    stream.start(AHEAD)
+    stream.closed(1012, reason, AHEAD, 0.5)
+    assert (stream.elapsed(0, 0.5) if timer else stream.start(0)) == [Connect()]
+
+
+def test_a_clock_that_is_set_back_does_not_make_a_silence_pass_for_life() -> None:
+    """The silence is counted from the clock's own now."""
+    stream = stream_in(State.LIVE)
+    stream.received(Pong(CLOCK), AHEAD)
+    assert stream.elapsed(0, 0.5) == []
+    assert stream.elapsed(25_000, 0.5) == [Send(Ping())]
+    assert stream.elapsed(50_000, 0.5) == [Hang()]
 
 
 def test_a_silence_is_broken_by_a_ping_and_then_given_up() -> None:

@@ -171,7 +171,8 @@ class Outbox:
         for mutation in self.pending() if causes else ():
             if mutation.seq in causes:
                 cause = causes[mutation.seq]
-                reason = VerdictError("depends", f"it builds on change {cause}, which was not accepted")
+                depends = VerdictError("depends", f"it builds on change {cause}, which was not accepted")
+                reason = parked[mutation.seq].error if mutation.seq in parked else depends
                 parked[mutation.seq] = DeadLetter(mutation, reason, cause, now)
         self._sql.executemany(
             "INSERT OR REPLACE INTO dead_letter VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -181,7 +182,7 @@ class Outbox:
         return len(parked)
 
     def dependents(self, gone: Sequence[Pending], *, refs: Callable[[str], Iterable[Field]]) -> Mapping[int, int]:
-        """Pending mutations that lean on those `gone`: their seq → the seq of the one they lean on."""
+        """Mutations, pending or `gone`, that lean on one `gone`: their seq → the seq of the one they lean on."""
         return dependents(gone, self.pending(), refs=refs, stands=self._stands)
 
     def _stands(self, name: RowName) -> bool:

@@ -102,7 +102,7 @@ class Synchroniser:
             limit = min(2 * limit, MAX_MUTATIONS)
             tries = tries + 1 if len(settled.kept) == len(sending) else bool(settled.kept)
             if settled.kept:
-                self._overcome(settled, tries)
+                self._overcome(settled, tries, pushed)
         self._progress("Pushing", total, total)
         return pushed
 
@@ -132,10 +132,17 @@ class Synchroniser:
             pushed.rejected += self._park((mutation, error) for mutation in sending)
         return MAX_MUTATIONS
 
-    def _overcome(self, settled: Settled, tries: int) -> None:
+    def _overcome(self, settled: Settled, tries: int, pushed: Pushed) -> None:
         """Do what the obstacle of a `retry` asks for, or give up for now."""
-        said = settled.obstacle.message if settled.obstacle else ""
+        obstacle = settled.obstacle
+        said = obstacle.message if obstacle else ""
         if settled.remedy is Remedy.UPGRADE:
+            number = self._peer.declaration.number
+            if obstacle and all(mutation.schema < number for mutation in settled.kept):
+                # Written under a number that is no longer converted: no upgrade makes it good (SPEC 4).
+                with self._peer.database.transaction():
+                    pushed.rejected += self._park((mutation, obstacle) for mutation in settled.kept)
+                return
             raise Upgrade(f"The service no longer takes changes of this schema number ({said}). They are kept.")
         if tries > TRIES:
             raise Temporary(f"The service asks to try later ({said}). Everything is kept.")

@@ -13,4 +13,12 @@ export type { Presence, Room, Said } from "./sync/rooms.ts";
 export type { Connection, Observed, Problem, Standing, Status } from "./sync/status.ts";
 export type { Surroundings } from "./sync/surroundings.ts";
 export type { FetchToken } from "./sync/tokens.ts";
-export { type Database, type JournalEvent, type Options, type Outgoing, Tidemark, tidemark } from "./tidemark.ts";
+export {
+  type Database,
+  type JournalEvent,
+  type Options,
+  type Outgoing,
+  type SyncedTable,
+  Tidemark,
+  tidemark,
+} from "./tidemark.ts";

@@ -18,7 +18,7 @@ import type { Json } from "./protocol/model.ts";
 import type { Letter, Letters } from "./store/letters.ts";
 import type { Presence, Room, Said } from "./sync/rooms.ts";
 import type { Observed, Status } from "./sync/status.ts";
-import type { Outgoing, Tidemark } from "./tidemark.ts";
+import type { Database, Outgoing, Tidemark } from "./tidemark.ts";
 
 const Context = createContext<Tidemark | null>(null);
 
@@ -27,33 +27,41 @@ export function TidemarkProvider({ db, children }: { db: Tidemark; children?: Re
   return createElement(Context, { value: db }, children);
 }
 
-/** The database of the provider above. */
-export function useTidemark(): Tidemark {
+/** The database of the provider above; `useTidemark<Tables>()` has its tables, as codegen names them. */
+export function useTidemark<T = unknown>(): Database<T> {
   const db = useContext(Context);
   if (db === null) throw new Error("there is no <TidemarkProvider> above this component");
-  return db;
+  return db as Database<T>;
 }
 
-/** Rows of a table, as they change; undefined while loading. `deps` name what `query` depends on besides. */
+/** A live query: undefined while loading, and never what was found in another database or for something else `asked`. */
+function useFound<T>(asked: string, query: (db: Tidemark) => T | Promise<T>, deps: unknown[] = []): T | undefined {
+  const db = useTidemark();
+  const found = useLiveQuery(async () => ({ db, asked, value: await query(db) }), [db, asked, ...deps]);
+  return found?.db === db && found.asked === asked ? found.value : undefined;
+}
+
+/**
+ * Rows of a table, as they change; undefined while loading. `deps` name what `query` depends on besides: when they
+ * change, the rows of before are given until the new ones are there.
+ */
 export function useRows<Row, Key>(
   name: string,
   query?: (table: Table<Row, Key>) => Collection<Row, Key> | Promise<Row[]>,
   deps: unknown[] = [],
 ): Row[] | undefined {
-  const db = useTidemark();
-  return useLiveQuery(() => {
+  const rows = (db: Tidemark) => {
     const table = db.table<Row, Key>(name);
     const found = query ? query(table) : table.toCollection();
     return "toArray" in found ? found.toArray() : found;
-  }, [db, name, ...deps]);
+  };
+  return useFound(name, rows, deps);
 }
 
 /** The row with this key, as it changes; undefined while loading, null if there is none. */
 export function useRow<Row, Key>(name: string, key: Key | null | undefined): Row | null | undefined {
-  const db = useTidemark();
-  return useLiveQuery(
-    async () => (key === null || key === undefined ? null : ((await db.table<Row, Key>(name).get(key)) ?? null)),
-    [db, name, JSON.stringify(key)],
+  return useFound<Row | null>(`${name} ${JSON.stringify(key)}`, async (db) =>
+    key === null || key === undefined ? null : ((await db.table<Row, Key>(name).get(key)) ?? null),
   );
 }
 
@@ -72,8 +80,7 @@ export function useSyncStatus(): Status {
 
 /** What the service has not answered yet; undefined while loading. */
 export function useOutbox(): Outgoing[] | undefined {
-  const db = useTidemark();
-  return useLiveQuery(() => db.outgoing(), [db]);
+  return useFound("outbox", (db) => db.outgoing());
 }
 
 /** What was rejected (undefined while loading), and what may be done about it. */
@@ -81,9 +88,8 @@ export function useRejected(): { letters: Letter[] | undefined } & Pick<
   Letters,
   "retry" | "edit" | "discard" | "export"
 > {
-  const db = useTidemark();
-  const letters = useLiveQuery(() => db.rejected.list(), [db]);
-  const { rejected } = db;
+  const letters = useFound("letters", (db) => db.rejected.list());
+  const { rejected } = useTidemark();
   return {
     letters,
     retry: (seq) => rejected.retry(seq),

@@ -15,6 +15,7 @@ import { Replica } from "./store/replica.ts";
 import { Store } from "./store/store.ts";
 import { become, identify, reshape } from "./store/users.ts";
 import { Engine } from "./sync/engine.ts";
+import { problemOf } from "./sync/faults.ts";
 import type { Peer, Report } from "./sync/peer.ts";
 import { Desk, type Room, Rooms } from "./sync/rooms.ts";
 import { Server } from "./sync/server.ts";
@@ -25,7 +26,8 @@ import { type FetchToken, Tokens } from "./sync/tokens.ts";
 
 /** How long the first opening on a device waits to learn whose it is (ms). */
 const SIGN_IN_PATIENCE = 10_000;
-/** How soon a database that did not open is tried again (ms). */
+/** How soon a database that did not open is tried again (ms): the first time, and then. */
+const OPEN_SOON = 500;
 const OPEN_AGAIN = 10_000;
 
 /** What a database is opened with. */
@@ -58,11 +60,17 @@ export interface Options<T> {
   readonly dexie?: Omit<DexieOptions, "autoOpen">;
 }
 
+/** A table of the declaration: Dexie's, whose `update` takes what may be changed. */
+export type SyncedTable<T extends TableTypes> = Omit<Table<T["row"], T["key"], T["insert"]>, "update"> & {
+  update(
+    key: T["key"] | T["row"],
+    changes: T["update"] | ((row: T["row"], context: { value: T["row"]; primKey: T["key"] }) => void | boolean),
+  ): PromiseExtended<number>;
+};
+
 /** A database with the tables that `T` names, typed. A table called like a member of `Tidemark` is `db.table(name)`. */
 export type Database<T> = Tidemark & {
-  readonly [E in Exclude<keyof T, keyof Tidemark>]: T[E] extends TableTypes
-    ? Table<T[E]["row"], T[E]["key"], T[E]["insert"]>
-    : never;
+  readonly [E in Exclude<keyof T, keyof Tidemark>]: T[E] extends TableTypes ? SyncedTable<T[E]> : never;
 };
 
 /** Open the database of an app: plain Dexie, and synchronised. */
@@ -108,12 +116,7 @@ export class Tidemark extends Dexie {
   /** Dead letters: what was rejected, with the reason, to be retried, edited, discarded or exported. */
   readonly rejected: Letters;
   readonly #options: Options<unknown>;
-  readonly #around: Surroundings;
-  readonly #store: Store;
-  readonly #outbox: Outbox;
-  readonly #replica: Replica;
-  readonly #tokens: Tokens;
-  readonly #server: Server;
+  readonly #peer: Peer;
   readonly #capture: Capture;
   readonly #engine: Engine;
   readonly #tabs: Tabs;
@@ -128,21 +131,29 @@ export class Tidemark extends Dexie {
     super(options.name ?? "tidemark", { ...options.dexie, autoOpen: true });
     const { declaration, stores } = options.schema;
     this.#options = options;
-    this.#around = { ...browser(), ...options.around };
-    this.#store = new Store(this, declaration, this.#around);
-    this.#outbox = new Outbox(this.#store);
-    this.#replica = new Replica(this.#store);
-    this.#tokens = new Tokens(options.fetchToken, this.#around);
-    this.#server = new Server(options.url, this.#tokens, this.#around);
-    this.#capture = new Capture(this.#store, () => this.#wrote());
-    this.rejected = new Letters(this.#store, () => this.split());
-    this.#engine = new Engine(this.#peer(), {
+    const around = { ...browser(), ...options.around };
+    const store = new Store(this, declaration, around);
+    const tokens = new Tokens(options.fetchToken, around);
+    this.#peer = {
+      store,
+      replica: new Replica(store),
+      outbox: new Outbox(store),
+      server: new Server(options.url, tokens, around),
+      tokens,
+      around,
+      scopes: options.scopes ?? null,
+      report: (report) => this.#report(report),
+    };
+    this.#capture = new Capture(store, () => this.#wrote());
+    this.rejected = new Letters(store, () => this.split());
+    this.#engine = new Engine(this.#peer, {
       standing: (standing) => this.#stands(standing),
       became: (user) => this.#became(user, true),
       room: (event) => this.#desk.pass(event),
+      added: () => this.#gather(),
       outdated: () => this.#tabs.resign(),
     });
-    this.#tabs = new Tabs(this.name, this.#around, {
+    this.#tabs = new Tabs(this.name, around, {
       lead: () => this.#lead(),
       follow: () => this.#follow(),
       heard: (message) => this.#heard(message),
@@ -155,7 +166,7 @@ export class Tidemark extends Dexie {
     this.#status = new Watched(this.#statusNow());
     this.use(this.#capture);
     this.version(Math.max(1, declaration.schema)).stores({ ...stores, ...options.local, ...STORES });
-    this.on("ready", (vip) => this.#store.whileOpening(vip, () => this.#prepare()), true);
+    this.on("ready", (vip) => store.whileOpening(vip, () => this.#prepare()), true);
     this.on("close", () => this.#reopen());
     if (options.start !== false) this.resume();
   }
@@ -169,7 +180,7 @@ export class Tidemark extends Dexie {
 
   /** What the service has not answered yet, in order. */
   async outgoing(): Promise<Outgoing[]> {
-    const pending = await this.#outbox.pending();
+    const pending = await this.#peer.outbox.pending();
     return pending.map(({ seq, op, scope, entity, row, fields, wall }) => ({
       seq,
       op,
@@ -183,7 +194,7 @@ export class Tidemark extends Dexie {
 
   /** Who wrote a row and when, what won and what was overwritten, newest first; asks the service. */
   async history(entity: string, row: string, limit = 100): Promise<JournalEvent[]> {
-    return (await this.#server.events<JournalEvent>({ entity, row, limit })).events;
+    return (await this.#peer.server.events<JournalEvent>({ entity, row, limit })).events;
   }
 
   /**
@@ -192,15 +203,15 @@ export class Tidemark extends Dexie {
    */
   async verify(): Promise<Record<string, { computed: string; told: string | null; version: number }>> {
     const found: Record<string, { computed: string; told: string | null; version: number }> = {};
-    for (const { scope, to, digest } of await this.#replica.standings()) {
-      found[scope] = { computed: await this.#replica.computed(scope), told: digest, version: to };
+    for (const { scope, to, digest } of await this.#peer.replica.standings()) {
+      found[scope] = { computed: await this.#peer.replica.computed(scope), told: digest, version: to };
     }
     return found;
   }
 
   /** How much room there is (bytes), where the browser tells. */
   async quota(): Promise<StorageEstimate> {
-    return (await this.#around.navigator?.storage?.estimate?.()) ?? {};
+    return (await this.#peer.around.navigator?.storage?.estimate?.()) ?? {};
   }
 
   // ── what to do ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -222,6 +233,7 @@ export class Tidemark extends Dexie {
     this.#stopWatching?.();
     this.#stopWatching = null;
     this.#tabs.resign();
+    this.#refresh();
   }
 
   /**
@@ -235,7 +247,7 @@ export class Tidemark extends Dexie {
 
   /** A token that is held may be a former user's. */
   #askAnew(): void {
-    this.#tokens.forget();
+    this.#peer.tokens.forget();
     if (this.#tabs.leading) this.#engine.signedIn();
   }
 
@@ -267,8 +279,8 @@ export class Tidemark extends Dexie {
 
   /** Delete the database, unsent changes included; nothing of it is missed at the next opening. */
   override delete(options?: { disableAutoOpen: boolean }): PromiseExtended<void> {
-    this.#around.storage?.removeItem(this.#marker);
-    this.#tokens.forget();
+    this.#peer.around.storage?.removeItem(this.#marker);
+    this.#peer.tokens.forget();
     this.#tabs.send({ t: "signed_in" });
     // Dexie counts its arguments.
     return options === undefined ? super.delete() : super.delete(options);
@@ -281,24 +293,34 @@ export class Tidemark extends Dexie {
 
   // ── opening ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-  async #begin(): Promise<void> {
+  async #begin(pause = OPEN_SOON): Promise<void> {
     try {
       await this.open();
       // While it rested somebody else may have signed in, in another tab.
-      this.#store.user = (await identify(this.#store)).user;
+      this.#peer.store.user = (await identify(this.#peer.store)).user;
       this.#refresh();
       if (this.#stopWatching === null) return;
       this.#tabs.open();
       this.#rooms.announce();
     } catch (fault) {
-      this.#report({ code: "unexpected", message: `the database does not open: ${(fault as Error).message}` });
-      this.#around.after(OPEN_AGAIN, () => this.#stopWatching !== null && void this.#begin());
+      const problem = problemOf(fault);
+      if (problem.code === "schema_mismatch") return this.#take({ ...AT_REST, connection: "needs-upgrade", problem });
+      // The browser ends an opening while it clears what the site has stored.
+      if (problem.code !== "unavailable" || pause > OPEN_SOON)
+        this.#report({ code: "unexpected", message: `the database does not open: ${problem.message}` });
+      this.#peer.around.after(pause, () => {
+        if (this.#stopWatching === null) return;
+        // What was watched has ended with the database.
+        this.#stopWatching();
+        this.#stopWatching = this.#watch();
+        void this.#begin(OPEN_AGAIN);
+      });
     }
   }
 
   async #prepare(): Promise<void> {
-    const { storage, navigator } = this.#around;
-    const replica = await identify(this.#store);
+    const { storage, navigator } = this.#peer.around;
+    const replica = await identify(this.#peer.store);
     const known = storage?.getItem(this.#marker);
     if (known && known !== replica.database) {
       this.#report({
@@ -306,12 +328,16 @@ export class Tidemark extends Dexie {
         message: "the database was emptied or replaced: it is fetched anew",
       });
     }
-    storage?.setItem(this.#marker, replica.database);
+    try {
+      storage?.setItem(this.#marker, replica.database);
+    } catch {
+      // It is full: should the database be emptied, nobody will say so.
+    }
     const { user = replica.user } = this.#options;
-    this.#standing = { ...this.#standing, lastSync: replica.synced, offset: replica.offset };
+    this.#engine.recall(replica);
     if (user === null) await this.#meet();
     else await this.#belong(user);
-    await reshape(this.#store);
+    await reshape(this.#peer.store);
     if (this.#options.persist !== false && navigator?.storage?.persist) void navigator.storage.persist();
     this.#refresh();
   }
@@ -321,65 +347,58 @@ export class Tidemark extends Dexie {
     const patience = this.#options.signInPatience ?? SIGN_IN_PATIENCE;
     let forget = () => {};
     const late = new Promise<null>((resolve) => {
-      forget = this.#around.after(patience, () => resolve(null));
+      forget = this.#peer.around.after(patience, () => resolve(null));
     });
     // Why there is no token is for the engine to find, and to tell.
-    const token = await Promise.race([late, this.#tokens.current().catch(() => null)]);
+    const token = await Promise.race([late, this.#peer.tokens.current().catch(() => null)]);
     forget();
     if (token !== null) await this.#belong(token.user);
   }
 
   async #belong(user: string): Promise<void> {
-    const former = (await identify(this.#store)).user;
-    await become(this.#store, user);
-    this.#store.user = user;
+    const former = (await identify(this.#peer.store)).user;
+    await become(this.#peer.store, user);
+    this.#peer.store.user = user;
     if (former !== user) this.#tabs.send({ t: "became", user });
   }
 
   /** The browser has taken the database away: open it again, and begin anew if it is another one. */
   #reopen(): void {
-    if (this.#stopWatching === null) return;
+    // One that did not open is tried again by `#begin`. A page that is put aside has to be without one; Dexie hears of
+    // that before us.
+    const { event } = this.#peer.around.window ?? {};
+    if (this.#stopWatching === null || this.hasFailed() || event?.type === "pagehide") return;
     this.pause();
     // Dexie takes the dead connection for an open one, and whoever notices first would close the new one.
     super.close({ disableAutoOpen: false });
     this.resume();
   }
 
-  #peer(): Peer {
-    return {
-      store: this.#store,
-      replica: this.#replica,
-      outbox: this.#outbox,
-      server: this.#server,
-      tokens: this.#tokens,
-      around: this.#around,
-      scopes: this.#options.scopes ?? null,
-      report: (report) => this.#report(report),
-    };
-  }
-
   // ── this tab and the others ─────────────────────────────────────────────────────────────────────────────────────
 
   #watch(): () => void {
-    const page = watchPage(this.#around, {
+    const page = watchPage(this.#peer.around, {
       awake: () => this.#start(),
       offline: () => this.#tabs.leading && this.#engine.offline(),
-      hidden: () => this.#waiting.pending > 0 && void askForPush(this.#around, this.name),
+      hidden: () => this.#waiting.pending > 0 && void askForPush(this.#peer.around, this.name),
       gone: () => this.#tabs.close(),
       back: () => {
         // What the others said meanwhile was not heard.
-        this.#tokens.forget();
+        this.#peer.tokens.forget();
         void this.#begin();
       },
     });
-    const counts = liveQuery(() => this.#outbox.waiting()).subscribe({
+    const counts = liveQuery(() => this.#peer.outbox.waiting()).subscribe({
       next: (waiting) => {
         // Of another tab, perhaps: what is in the database is known to all.
         if (this.#tabs.leading && waiting.pending > this.#waiting.pending) this.#engine.wrote();
         this.#waiting = waiting;
         this.#refresh();
       },
-      error: (fault: Error) => this.#report({ code: "unexpected", message: fault.message }),
+      error: (fault) => {
+        const { code, message } = problemOf(fault);
+        if (code === "unexpected") this.#report({ code, message });
+      },
     });
     return () => {
       page();
@@ -389,9 +408,15 @@ export class Tidemark extends Dexie {
 
   #lead(): void {
     // Since it was got somebody else may have signed in, in a tab that is gone.
-    this.#tokens.forget();
+    this.#peer.tokens.forget();
     this.#refresh();
     this.#engine.start();
+    this.#gather();
+  }
+
+  /** Ask all tabs which rooms they want to be in. */
+  #gather(): void {
+    this.#tabs.send({ t: "rooms?" });
     this.#rooms.announce();
   }
 
@@ -409,7 +434,7 @@ export class Tidemark extends Dexie {
 
   #wrote(): void {
     if (this.#tabs.leading) this.#engine.wrote();
-    if (this.#standing.connection !== "live") void askForPush(this.#around, this.name);
+    if (this.#standing.connection !== "live") void askForPush(this.#peer.around, this.name);
   }
 
   #heard(message: Message): void {
@@ -451,8 +476,8 @@ export class Tidemark extends Dexie {
   /** How this tab's own engine stands: that is how all stand, if it leads. */
   #stands(standing: Standing): void {
     if (this.#tabs.leading) this.#tabs.send({ t: "standing", standing });
-    const { connection } = this.#tabs.leading ? standing : this.#standing;
-    this.#take({ ...standing, connection: this.#stopWatching === null ? "paused" : connection });
+    const { connection, session } = this.#tabs.leading ? standing : this.#standing;
+    this.#take({ ...standing, connection, session });
   }
 
   #take(standing: Standing): void {
@@ -464,7 +489,7 @@ export class Tidemark extends Dexie {
   }
 
   #became(user: string, tell: boolean): void {
-    this.#store.user = user;
+    this.#peer.store.user = user;
     if (tell) this.#tabs.send({ t: "became", user });
     this.#refresh();
   }
@@ -475,13 +500,15 @@ export class Tidemark extends Dexie {
     const { pending, since, rejected } = this.#waiting;
     return {
       ...this.#standing,
-      user: this.#store.user,
+      // Where another tab synchronises, this one rests all the same.
+      ...(this.#stopWatching === null ? { connection: "paused" } : {}),
+      user: this.#peer.store.user,
       pending,
       pendingSince: since,
       rejected,
       inSync: pending === 0 && rejected === 0,
       leader: this.#tabs.leading,
-      schema: this.#store.declaration.schema,
+      schema: this.#peer.store.declaration.schema,
     };
   }
 

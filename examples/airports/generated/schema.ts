@@ -57,7 +57,7 @@ export interface AirportUpdate {
   latitude?: number;
   longitude?: number;
   notes?: Record<string, Json>;
-  /** One key of `notes`; undefined takes it out. */
+  /** One key of `notes`; no dot in it; undefined takes it out. */
   [path: `notes.${string}`]: Json | undefined;
 }
 

@@ -112,7 +112,7 @@ export interface UserCalendarUpdate {
   color?: string;
   visible?: boolean;
   reminders?: Record<string, Json>;
-  /** One key of `reminders`; undefined takes it out. */
+  /** One key of `reminders`; no dot in it; undefined takes it out. */
   [path: `reminders.${string}`]: Json | undefined;
   feed?: Json;
 }
@@ -189,7 +189,7 @@ export interface UserProfileUpdate {
   last_seen?: string | null;
   home_calendar?: string | null;
   settings?: Record<string, Json>;
-  /** One key of `settings`; undefined takes it out. */
+  /** One key of `settings`; no dot in it; undefined takes it out. */
   [path: `settings.${string}`]: Json | undefined;
 }
 

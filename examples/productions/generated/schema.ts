@@ -54,7 +54,7 @@ export interface ProductionUpdate {
   opens?: string | null;
   budget?: string | null;
   crew?: Record<string, Json>;
-  /** One key of `crew`; undefined takes it out. */
+  /** One key of `crew`; no dot in it; undefined takes it out. */
   [path: `crew.${string}`]: Json | undefined;
 }
 
@@ -117,7 +117,7 @@ export interface ProjectTaskUpdate {
   due?: string | null;
   budget?: string | null;
   labels?: Record<string, Json>;
-  /** One key of `labels`; undefined takes it out. */
+  /** One key of `labels`; no dot in it; undefined takes it out. */
   [path: `labels.${string}`]: Json | undefined;
   details?: Json;
 }

@@ -92,7 +92,7 @@ def _update(entity: Entity, names: Names) -> Iterator[str]:
     for field in entity.fields.values():
         yield from _member(field.name, types(field), None, optional=True)
         if field.type == "map":
-            about = f"One key of `{field.name}`; undefined takes it out."
+            about = f"One key of `{field.name}`; no dot in it; undefined takes it out."
             yield from _member(f"[path: `{field.name}.${{string}}`]", ["Json", "undefined"], about)
     yield "}"
 

@@ -64,7 +64,7 @@ def discard_outbox(app: App, seqs: tuple[int, ...], everything: bool, yes: bool)
     with peer.database.synchronising(), peer.database.transaction():
         pending = list(peer.outbox.pending())
         chosen = _chosen(pending, seqs, everything=everything)
-        leaning = peer.outbox.dependents(chosen, refs=peer.refs)
+        leaning = peer.outbox.dependents(chosen, refs=peer.refs).keys() - {mutation.seq for mutation in chosen}
         gone = [*chosen, *(mutation for mutation in pending if mutation.seq in leaning)]
         handed = sum(mutation.handed for mutation in gone)
         warning = (

@@ -6,7 +6,6 @@
  */
 
 const READING = /^[0-9a-f]{12}-[0-9a-f]{4}-[0-9a-f]{16}$/;
-const NODE = /^[0-9a-f]{16}$/;
 const MAX_COUNTER = 0xffff;
 /** Milliseconds of 9999-12-31T23:59:59.999Z: a later reading has no RFC 3339 time. */
 const LAST_INSTANT = 253402300799999;
@@ -43,16 +42,10 @@ export class Clock {
   #millis = 0;
   #counter = -1;
 
-  /** RangeError unless `node` is 16 lower case hex digits. */
+  /** `node` is 16 lower case hex digits. */
   constructor(node: string, latest: string | null = null) {
-    if (!NODE.test(node)) throw new RangeError("a node is 16 lower case hex digits");
     this.#node = node;
     if (latest !== null) this.observe(latest);
-  }
-
-  /** The highest reading issued or observed, under this replica's node. */
-  get latest(): string {
-    return reading(this.#millis, Math.max(this.#counter, 0), this.#node);
   }
 
   /** Advance to a reading received, so that the next one issued is above it. */

@@ -1,11 +1,14 @@
-/** Validation of a mutation's `fields` against the declaration (SPEC 4). */
+/**
+ * Validation of a mutation's `fields` against the declaration (SPEC 4), as this client makes them: an object, of a patch
+ * too each field as a whole. What only others may send is for the server to refuse.
+ */
 
-import { type Check, checkJson, checkMapKey, compileField, Invalid, isPlain, MAX_NESTING, TooDeep } from "./checks.ts";
+import { type Check, compileField, Invalid, MAX_NESTING, TooDeep } from "./checks.ts";
 import { Rejection } from "./errors.ts";
 import { type Entity, type Field, type Fields, type Json, STAMPS } from "./model.ts";
-import { unescapeKey } from "./paths.ts";
 
-const TOKEN = /^(?:[^~/]|~[01])+$/;
+/** Field → value, whatever that may be. */
+export type Given = Readonly<Record<string, unknown>>;
 
 /** The validator of an entity's mutations; compile once, use for as long as the declaration stands. */
 export function compileEntity(name: string, entity: Entity): Validator {
@@ -42,8 +45,7 @@ export class Validator {
    *
    * A member that is undefined counts as left out, as JSON.stringify has it.
    */
-  put(fields: unknown): Fields {
-    if (!isPlain(fields)) throw new Rejection("invalid_mutation", "fields must be an object");
+  put(fields: Given): Fields {
     const values = this.#judged(
       Object.entries(fields).filter(([, value]) => value !== undefined),
       true,
@@ -56,58 +58,35 @@ export class Validator {
     return row;
   }
 
-  /** Path → value: `field`, or `field/key` of a map (null removes the key); never empty. Undefined is no value. */
-  patch(fields: unknown): Fields {
-    const given = isPlain(fields) ? Object.entries(fields) : [];
-    if (given.length === 0) {
-      throw new Rejection("invalid_mutation", "the fields of a patch must be an object that sets something");
-    }
-    return Object.fromEntries(this.#judged(given, false));
+  /** Field → value, a map as a whole. Undefined is no value. */
+  patch(fields: Given): Fields {
+    return Object.fromEntries(this.#judged(Object.entries(fields), false));
   }
 
-  #judged(given: readonly [path: string, value: unknown][], whole: boolean): Map<string, Json> {
-    for (const [path] of given) {
-      if (this.#readOnly.has(path)) throw new Rejection("read_only_field", `${path} is not set by mutations`, path);
+  #judged(given: readonly [name: string, value: unknown][], whole: boolean): Map<string, Json> {
+    for (const [name] of given) {
+      if (this.#readOnly.has(name)) throw new Rejection("read_only_field", `${name} is not set by mutations`, name);
     }
-    for (const [path] of given) {
-      if (!this.#knows(path, whole)) throw new Rejection("unknown_field", `${this.#name} has no field ${path}`, path);
+    for (const [name] of given) {
+      if (!this.#checks.has(name)) throw new Rejection("unknown_field", `${this.#name} has no field ${name}`, name);
     }
     const values = new Map<string, Json>();
-    const paths = new Set(given.map(([path]) => path));
     let deep: string | null = null;
-    for (const [path, value] of given) {
+    for (const [name, value] of given) {
       try {
-        const check = this.#checks.get(path);
-        values.set(path, check ? check(value) : entry(paths, path, value));
+        values.set(name, (this.#checks.get(name) as Check)(value));
       } catch (fault) {
-        if (fault instanceof Invalid) throw new Rejection("invalid_field", `${path} ${fault.message}`, path);
+        if (fault instanceof Invalid) throw new Rejection("invalid_field", `${name} ${fault.message}`, name);
         if (!(fault instanceof TooDeep)) throw fault;
-        deep ??= path;
+        deep ??= name;
       }
     }
     for (const [name, field] of whole ? this.#fields : []) {
-      if (initial(field) === undefined && !paths.has(name)) {
+      if (initial(field) === undefined && deep !== name && !values.has(name)) {
         throw new Rejection("missing_field", `${name} is required`, name);
       }
     }
     if (deep !== null) throw new Rejection("too_deep", `${deep} nests more than ${MAX_NESTING} deep`, deep);
     return values;
   }
-
-  #knows(path: string, whole: boolean): boolean {
-    if (this.#checks.has(path)) return true;
-    const [name = "", ...tokens] = path.split("/");
-    return !whole && tokens.length === 1 && this.#fields.get(name)?.type === "map";
-  }
-}
-
-/** The value set at `field/key` of a map. */
-function entry(paths: ReadonlySet<string>, path: string, value: unknown): Json {
-  const slash = path.indexOf("/");
-  const name = path.slice(0, slash);
-  const token = path.slice(slash + 1);
-  if (paths.has(name)) throw new Invalid(`stands below ${name}, which is set too`);
-  if (!TOKEN.test(token)) throw new Invalid("names no key: keys are not empty, and ~ is written ~0, / is written ~1");
-  checkMapKey(unescapeKey(token));
-  return value === null ? null : checkJson(value, MAX_NESTING - 1);
 }

@@ -157,10 +157,11 @@ export interface Surroundings {
 }
 
 /**
- * Pending mutations that make no sense without the `parked` ones: their seq → the seq of the one they lean on.
+ * Mutations, pending or `parked`, that make no sense without a parked one: their seq → the seq of the one they lean on.
  *
  * A patch or delete leans on the put that made its row, a value of a `ref` field on the put that made the row it
- * names, and a group on each of its members' needs.
+ * names, and a group on each of its members' needs: the first of these counts. What else is pending of a parked
+ * mutation's group leans on that.
  */
 export function dependents(
   parked: Iterable<Pending>,
@@ -169,26 +170,27 @@ export function dependents(
 ): Map<number, number> {
   const gone = new Map([...parked].map((mutation) => [mutation.seq, mutation]));
   const causes = new Map<number, number>();
-  if (![...gone.values()].some((mutation) => mutation.op === "put" || mutation.group)) return causes;
   const everything = new Map([...pending, ...gone.values()].map((mutation) => [mutation.seq, mutation]));
   /** Rows that a mutation which is gone would have made, by whose put. */
   const missing = new Map<string, number>();
   const visible = new Map<string, boolean>();
   for (const unit of units([...everything.values()].sort((one, two) => one.seq - two.seq))) {
-    let lost = unit.find((mutation) => gone.has(mutation.seq))?.seq;
+    const fallen = unit.find((mutation) => gone.has(mutation.seq))?.seq;
+    let lost: number | undefined;
     const within = new Map<string, boolean>();
     for (const mutation of unit) {
-      for (const name of lost === undefined ? needs(mutation, refs) : []) {
-        if (missing.has(name) && !(within.get(name) ?? visible.get(name) ?? stands(name))) lost = missing.get(name);
+      for (const name of needs(mutation, refs)) {
+        if (missing.has(name) && !(within.get(name) ?? visible.get(name) ?? stands(name))) lost ??= missing.get(name);
       }
       if (mutation.op !== "patch") within.set(nameOf(mutation), mutation.op === "put");
     }
-    if (lost === undefined) {
+    if ((lost ?? fallen) === undefined) {
       for (const [name, shown] of within) visible.set(name, shown);
       continue;
     }
     for (const mutation of unit) {
-      if (!gone.has(mutation.seq)) causes.set(mutation.seq, lost);
+      const cause = lost ?? (gone.has(mutation.seq) ? undefined : fallen);
+      if (cause !== undefined) causes.set(mutation.seq, cause);
       if (mutation.op === "put") missing.set(nameOf(mutation), mutation.seq);
     }
   }

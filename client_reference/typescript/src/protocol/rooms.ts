@@ -9,9 +9,8 @@ const ROOM = /^([^/]*)(?:\/[A-Za-z0-9._~:-]{1,128})?$/;
 
 /** The scope whose readers may join `room`; Rejection `malformed` unless it is `<scope>` or `<scope>/<name>`. */
 export function scopeOf(room: string): string {
-  const [, scope] = ROOM.exec(room) ?? [];
-  if (scope === undefined) throw new Rejection("malformed", "a room is a scope, or a scope, / and a name");
-  refusing("a room begins with a scope", () => parseScope(scope));
+  const [, scope = ""] = ROOM.exec(room) ?? [];
+  refusing("a room is a scope, or a scope, / and a name", () => parseScope(scope));
   return scope;
 }
 

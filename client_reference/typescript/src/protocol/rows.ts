@@ -5,8 +5,8 @@ import { type ColumnType, type Entity, USER } from "./model.ts";
 export const UUID = /^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 
 const ROW = /^[A-Za-z0-9._~:@-]{1,128}$/;
-const KIND = /^[a-z][a-z0-9_]{0,31}$/;
 const SCOPE = /^([a-z][a-z0-9_]{0,31}):((?:[A-Za-z0-9._~-]|%[0-9A-F]{2}){1,128})$/;
+const SPELLING = "a scope is written kind:id, the id 1 to 128 units, escaped where it has to be";
 const INTEGER = /^(?:0|-?[1-9][0-9]{0,18})$/;
 
 /** Why `row` cannot be a key of `entity` (`invalid_row`), or null. */
@@ -48,25 +48,22 @@ export function userScope(sub: string): string {
 
 /** The one spelling of a scope, from its kind and decoded id; an Error if there is none. */
 export function formatScope(kind: string, decoded: string): string {
-  if (!KIND.test(kind)) throw new Error("that is no kind of scope");
-  if (decoded.includes("\0")) throw new Error("a scope's id holds no NUL");
   // A lone surrogate is a URIError here.
   const encoded = encodeURIComponent(decoded).replace(
     /[!'()*]/g,
     (c) => `%${c.charCodeAt(0).toString(16).toUpperCase()}`,
   );
   const scope = `${kind}:${encoded}`;
-  if (!SCOPE.test(scope)) throw new Error("a scope's id has 1 to 128 units");
+  if (!SCOPE.test(scope) || decoded.includes("\0")) throw new Error(SPELLING);
   return scope;
 }
 
 /** A scope's kind and decoded id; an Error unless `text` is the scope's one spelling (`invalid_scope`). */
 export function parseScope(text: string): [kind: string, decoded: string] {
   const [, kind, encoded] = SCOPE.exec(text) ?? [];
-  if (!kind || !encoded) throw new Error("a scope is written kind:id, the id 1 to 128 units");
   // Bytes that are no UTF-8 are a URIError here.
-  const decoded = decodeURIComponent(encoded);
-  if (formatScope(kind, decoded) !== text) throw new Error("the id escapes what need not be");
+  const decoded = decodeURIComponent(encoded ?? "");
+  if (!kind || formatScope(kind, decoded) !== text) throw new Error(SPELLING);
   return [kind, decoded];
 }
 

@@ -132,6 +132,7 @@ export class ClientStream {
 
   /** Connect as soon as the server allows: the first time, after a rest, or as the network is said to be back. */
   start(now: number): Effect[] {
+    this.#mend(now);
     if (this.#state !== "resting" && this.#state !== "waiting") return [];
     if (now < this.#barred) {
       this.#enter("waiting", this.#barred);
@@ -207,6 +208,7 @@ export class ClientStream {
 
   /** Time has passed. */
   elapsed(now: number, chance: number): Effect[] {
+    this.#mend(now);
     if (this.deadline === null || now < this.deadline) return [];
     if (this.#state === "waiting") return this.start(now);
     if (this.#state === "live") return this.#liveFor(now, chance);
@@ -253,6 +255,13 @@ export class ClientStream {
   #enter(state: State, until: number): void {
     this.#state = state;
     this.#until = until;
+  }
+
+  /** The clock was set back: what lies further ahead than it can have been set is over. */
+  #mend(now: number): void {
+    if (this.#barred > now + LONGEST_DELAY) this.#barred = now;
+    if (this.#until > now + LONGEST_DELAY) this.#until = now;
+    this.#heard = Math.min(this.#heard, now);
   }
 
   #isUp(): boolean {

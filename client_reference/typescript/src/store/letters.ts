@@ -24,7 +24,7 @@ export interface Letter {
   /** For people. */
   readonly message: string;
   readonly field: string | null;
-  /** The dead letter that this one builds on; null if it was rejected by itself. */
+  /** The dead letter that this one builds on, whatever its own code; null if it stands by itself. */
   readonly cause: number | null;
   /** When it was parked (the device's own ms). */
   readonly parked: number;

@@ -1,7 +1,7 @@
 /** The outbox and the dead letters: every mutation is in exactly one place until it is done (SPEC 4, I25, I26). */
 
 import { MAX_MUTATIONS } from "../generated/codes.ts";
-import type { Result, VerdictError } from "../generated/messages.ts";
+import type { PushResponse, VerdictError } from "../generated/messages.ts";
 import { batch, type Pending, restamp, type Settled, settle } from "../protocol/outbox.ts";
 import { park, pendingIn, QUEUED, remove } from "./park.ts";
 import { LETTERS, META, OUTBOX, type OutboxRecord, type ReplicaRecord, SCOPE, type ScopeRecord } from "./records.ts";
@@ -56,12 +56,18 @@ export class Outbox {
   }
 
   /**
-   * Take the answer to a push in: verdicts, clock, and what they mean for rows, in one transaction. `resets`: how many
-   * there had been when it was sent; if there was another since, the versions in it mean nothing any more.
+   * Take the answer to a push in: verdicts, clock, and what they mean for rows, in one transaction. `who` sent it: if
+   * there was a reset since, the versions in it mean nothing any more. `kept`: the scopes of which rows come (null: all).
    */
-  settle(sent: readonly Pending[], results: readonly Result[], clock: string, resets: number): Promise<Settled> {
+  settle(
+    sent: readonly Pending[],
+    { results, clock }: PushResponse,
+    { client, resets }: Pick<ReplicaRecord, "client" | "resets">,
+    kept: readonly string[] | null,
+  ): Promise<Settled> {
     // A rejection may reach rows of any table, by the groups that lean on it.
     return this.#store.write(this.#store.entities.keys(), async (inside) => {
+      await inside.mustBe(client);
       // Another tab may have settled some of it, or its user may have thrown it away.
       const held = new Map((await standing(inside, sent)).map((record) => [record.seq, record]));
       const settled = settle(
@@ -77,7 +83,8 @@ export class Outbox {
       const awaiting: OutboxRecord[] = [];
       for (const [mutation, version] of settled.applied) {
         const record = held.get(mutation.seq);
-        if (record === undefined || lapsed || version <= (reached.get(mutation.scope) ?? 0)) done.push(mutation);
+        const comes = !lapsed && (kept === null || kept.includes(mutation.scope));
+        if (record === undefined || !comes || version <= (reached.get(mutation.scope) ?? 0)) done.push(mutation);
         else awaiting.push(awaited(record, version));
       }
       for (const { at } of awaiting.slice(-1)) await inside.observe(at);

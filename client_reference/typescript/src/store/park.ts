@@ -38,7 +38,8 @@ export async function park(store: Store, inside: Inside, rejected: Settled["reje
   for (const [seq, cause] of await leaning(store, inside, gone, [...pending.values()])) {
     const mutation = pending.get(seq);
     const message = `it builds on change ${cause}, which was not accepted`;
-    if (mutation) letters.set(seq, { seq, mutation, code: "depends", message, field: null, cause, parked });
+    const depends = { seq, code: "depends", message, field: null, parked };
+    if (mutation) letters.set(seq, { mutation, ...depends, ...letters.get(seq), cause });
   }
   await inside.put(LETTERS, [...letters.values()]);
   await remove(
@@ -48,7 +49,7 @@ export async function park(store: Store, inside: Inside, rejected: Settled["reje
   );
 }
 
-/** Pending mutations that make no sense without those `gone`: their seq → the seq of the one they lean on. */
+/** Mutations, of `pending` or `gone`, that make no sense without one `gone`: their seq → the seq they lean on. */
 async function leaning(
   store: Store,
   inside: Inside,

@@ -1,6 +1,6 @@
 /** What the replica holds of the server's state, and how runs change it (SPEC 5, "Applying runs"). */
 
-import type { Change, Changes, Run } from "../generated/messages.ts";
+import type { Change, Changes, Run, VerdictError } from "../generated/messages.ts";
 import { reading } from "../protocol/clock.ts";
 import { MODULUS, ofRows, term, text } from "../protocol/digest.ts";
 import { nameOf, rowName } from "../protocol/outbox.ts";
@@ -74,15 +74,24 @@ export class Replica {
   }
 
   /** A scope may not be read any more: its rows go, its unsent mutations become dead letters. */
-  async revoke(scope: string, client: string): Promise<void> {
-    const error = { code: "revoked", message: `${scope} may not be read any more` };
-    await this.#store.write(this.#store.entities.keys(), async (inside) => {
+  revoke(scope: string, client: string): Promise<void> {
+    return this.#leave(scope, client, { code: "revoked", message: `${scope} may not be read any more` });
+  }
+
+  /** A scope is not kept on this device any more: its rows go. */
+  forget(scope: string, client: string): Promise<void> {
+    return this.#leave(scope, client, null);
+  }
+
+  /** `why`: its unsent mutations become dead letters; else they are sent as ever. */
+  #leave(scope: string, client: string, why: VerdictError | null): Promise<void> {
+    return this.#store.write(this.#store.entities.keys(), async (inside) => {
       await inside.mustBe(client);
-      const pending = (await pendingIn(inside)).filter((record) => record.scope === scope);
+      const pending = why ? (await pendingIn(inside)).filter((record) => record.scope === scope) : [];
       await park(
         this.#store,
         inside,
-        pending.map((mutation) => [mutation, error]),
+        pending.map((mutation) => [mutation, why as VerdictError]),
       );
       const applying = new Applying(this.#store, inside, scope);
       await applying.lapse();

@@ -31,7 +31,7 @@ export class Store {
   readonly entities: Entities;
   readonly chance: Chance;
   /** Of this tab's clock: drawn at each opening, so that a copied profile never shares one (SPEC 2). */
-  node: string;
+  node = "";
   /** Whose rows this tab shows; null before it is known. */
   user: string | null = null;
   #db: Dexie;
@@ -42,7 +42,7 @@ export class Store {
     this.declaration = declaration;
     this.entities = declared(declaration);
     this.chance = chance;
-    this.node = this.renewNode();
+    this.renewNode();
   }
 
   renewNode(): string {

@@ -1,5 +1,6 @@
 /** Who this replica is and whose (SPEC 1): one user at a time; what others have not sent is kept aside. */
 
+import { outdated } from "../errors.ts";
 import { nameOf } from "../protocol/outbox.ts";
 import {
   BASE,
@@ -53,6 +54,8 @@ export function become(store: Store, user: string): Promise<ReplicaRecord> {
   return store.write(tables, async (inside) => {
     const before = await inside.replica();
     if (before.user === user) return before;
+    // A newer app may have tables that this one does not know, and could not clear.
+    if (before.schema > store.declaration.schema) throw outdated();
     if (before.user !== null) {
       await setAside(inside, before.user);
       for (const name of [...tables, BASE, SCOPE]) await inside.clear(name);

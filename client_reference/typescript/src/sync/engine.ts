@@ -11,6 +11,7 @@ import type { ServerFrame } from "../generated/messages.ts";
 import type { Gathered, Heard } from "../protocol/clientRooms.ts";
 import type { Json } from "../protocol/model.ts";
 import { ClientStream, type Effect, type Refused as FrameRefused } from "../protocol/stream.ts";
+import type { ReplicaRecord } from "../store/records.ts";
 import { become } from "../store/users.ts";
 import { NeedsAuth, problemOf, Refused, Temporary, Upgrade } from "./faults.ts";
 import { Lane, type Peer } from "./peer.ts";
@@ -27,12 +28,17 @@ const HOPELESS = 2;
 /** How long (ms) the clock is trusted to go on as it does: then it is looked at again. */
 const GLANCE = 60_000;
 
+/** How soon (ms) a service that does not serve this app's schema number is asked again. */
+const RISEN = 60_000;
+
 /** What the rest of the client hears. */
 export interface Hearing {
   standing(standing: Standing): void;
   /** Somebody else has signed in: the tables hold that user's rows now. */
   became(user: string): void;
   room(event: Gathered | Heard | FrameRefused): void;
+  /** Another scope may be read: its rooms may be entered. */
+  added(): void;
   /** This app is older than what the tables hold: another tab runs a newer one. */
   outdated(): void;
 }
@@ -63,7 +69,7 @@ export class Engine {
     this.#hearing = hearing;
     this.#puller = new Puller(peer, (firstSync) => this.#tell({ firstSync }));
     this.#pusher = new Pusher(peer);
-    this.#sender = new Sender(peer, this.#pusher, (fault) => this.#unsent(fault));
+    this.#sender = new Sender(peer, this.#pusher, (fault) => this.#pushed(fault));
     this.#poller = new Poller(peer, this.#puller, this.#down);
     this.#stream = this.#fresh();
   }
@@ -74,10 +80,16 @@ export class Engine {
 
   // ── from outside ────────────────────────────────────────────────────────────────────────────────────────────────
 
+  /** What is known from the last time. */
+  recall({ synced, offset }: ReplicaRecord): void {
+    this.#tell({ lastSync: synced, offset });
+  }
+
   /** Begin, or begin anew at once: the network is back, somebody looks, somebody has signed in. */
   start(): void {
     this.#running = true;
     this.#sender.start();
+    this.#poller.wake();
     if (this.#stream.state === "stopped") this.#stream.stop();
     if (this.#stream.state === "live" || this.#preparing) {
       this.#do(this.#stream.elapsed(this.#now(), this.#peer.around.random()));
@@ -108,11 +120,15 @@ export class Engine {
 
   /** Push and pull once, whatever state the connection is in; rejects with what stands in the way. */
   async now(): Promise<void> {
+    const turn = this.#turn;
     try {
       await this.#down.run(() => this.#prepare(true));
       await this.#sender.now();
       await this.#down.run(() => this.#pull());
+      this.#tell({ problem: null });
     } catch (fault) {
+      // Begun anew meanwhile: what went wrong is of the attempt before.
+      if (turn !== this.#turn) return this.now();
       this.#note(fault);
       throw fault;
     } finally {
@@ -201,6 +217,7 @@ export class Engine {
         return;
       case "added":
         // Its rows follow as changes.
+        this.#hearing.added();
         return;
       case "stop":
         this.#stopped(effect.why, effect.reason);
@@ -301,10 +318,10 @@ export class Engine {
     if (held.schema > store.declaration.schema) throw outdated();
     if (token.user !== store.user || token.user !== held.user) await this.#become(token.user);
     await this.#pusher.measure();
-    const { client, offset, synced } = await store.read([], (inside) => inside.replica());
-    if (this.#stream.state !== "live") this.#rename(client);
-    tokens.offset = offset ?? 0;
-    this.#tell({ offset, lastSync: synced });
+    const replica = await store.read([], (inside) => inside.replica());
+    if (this.#stream.state !== "live") this.#rename(replica.client);
+    tokens.offset = replica.offset ?? 0;
+    this.recall(replica);
     if (pull) await this.#pull();
     return token;
   }
@@ -363,8 +380,9 @@ export class Engine {
     this.#sender.wrote();
   }
 
-  #unsent(fault: unknown): void {
-    if (isFinal(fault)) this.#failed(fault);
+  #pushed(fault: unknown): void {
+    if (fault === null) this.#mended();
+    else if (isFinal(fault)) this.#failed(fault);
     else this.#note(fault);
   }
 
@@ -372,6 +390,9 @@ export class Engine {
     this.#rest();
     const code = why === "upgrade" ? "schema_mismatch" : why;
     this.#tell({ connection: why === "upgrade" ? "needs-upgrade" : "refused", problem: { code, message } });
+    // The service may be the one that has not risen yet.
+    const turn = this.#turn;
+    if (why === "upgrade") this.#peer.around.after(RISEN, () => turn === this.#turn && this.start());
   }
 
   #rest(): void {
@@ -438,12 +459,19 @@ export class Engine {
   /** Say what went wrong, and what it makes of the connection. */
   #note(fault: unknown): void {
     const problem = problemOf(fault);
-    const { connection } = this.#standing;
     if (problem.code === "unexpected") this.#peer.report({ code: "unexpected", message: problem.message });
-    const works = connection === "live" || connection === "polling" || !this.#running;
     if (fault instanceof NeedsAuth && this.#stream.state !== "live") this.#tell({ connection: "needs-auth", problem });
-    else if (works) this.#tell({ problem });
+    else if (this.#works() || !this.#running) this.#tell({ problem });
     else this.#tell({ connection: this.#isOffline() ? "offline" : "connecting", problem });
+  }
+
+  /** Something got through: what went wrong before is over, unless the connection is still to be had. */
+  #mended(): void {
+    if (this.#works() && this.#standing.problem !== null) this.#tell({ problem: null });
+  }
+
+  #works(): boolean {
+    return this.#standing.connection === "live" || this.#standing.connection === "polling";
   }
 
   #tell(changed: Partial<Standing>): void {

@@ -52,9 +52,10 @@ export class Refused extends TidemarkError {}
 export function problemOf(fault: unknown): Problem {
   if (fault instanceof TidemarkError) return { code: fault.code, message: fault.message };
   const { name = "", message = String(fault), inner } = fault as { name?: string; message?: string; inner?: Error };
-  // Storage is found to be full at the commit: Dexie then says that the transaction was aborted, and why within.
-  const full = [name, inner?.name].includes("QuotaExceededError");
-  // A transaction that the browser ended, a lock that another tab took: it is tried again.
-  const code = full ? "quota" : name === "AbortError" ? "unavailable" : "unexpected";
+  // Dexie says that something came to nothing, and why within.
+  const names = [name, inner?.name];
+  const full = names.includes("QuotaExceededError");
+  // A transaction or an opening that the browser ended, a lock that another tab took: it is tried again.
+  const code = full ? "quota" : names.includes("AbortError") ? "unavailable" : "unexpected";
   return { code, message: `${name}: ${message}` };
 }

@@ -12,6 +12,8 @@ export class Poller {
   readonly #puller: Puller;
   readonly #lane: Lane;
   #ending: AbortController | null = null;
+  /** Poll now, if it was put off. */
+  wake: () => void = () => undefined;
 
   /** `lane`: answers are taken in one after the other with whatever else comes down. */
   constructor(peer: Peer, puller: Puller, lane: Lane) {
@@ -35,6 +37,7 @@ export class Poller {
   end(): void {
     this.#ending?.abort();
     this.#ending = null;
+    this.wake();
   }
 
   async #poll(signal: AbortSignal, told: (fault: unknown) => void): Promise<void> {
@@ -47,25 +50,23 @@ export class Poller {
         if (signal.aborted) return;
         told(null);
         // Something on the way does not let a request wait.
-        if (!found && this.#peer.around.now() - asked < SOON) await this.#pause(backoff.next(), signal);
+        if (!found && this.#peer.around.now() - asked < SOON) await this.#pause(backoff.next());
         else backoff.reset();
       } catch (fault) {
         if (signal.aborted) return;
         told(fault);
-        await this.#pause(backoff.next(), signal);
+        await this.#pause(backoff.next());
       }
     }
   }
 
-  #pause(ms: number, signal: AbortSignal): Promise<void> {
+  #pause(ms: number): Promise<void> {
     return new Promise((resolve) => {
       const forget = this.#peer.around.after(ms, resolve);
-      const over = () => {
+      this.wake = () => {
         forget();
         resolve();
       };
-      if (signal.aborted) over();
-      else signal.addEventListener("abort", over, { once: true });
     });
   }
 }

@@ -95,13 +95,15 @@ export class Puller {
   }
 
   async #finish({ clock, readable, revoked }: Trailer, { client }: Who, complete: boolean): Promise<void> {
-    const { store, replica, around } = this.#peer;
+    const { store, replica, around, scopes } = this.#peer;
     await store.write([], async (inside) => {
       await inside.mustBe(client);
       await inside.observe(clock);
       if (complete) await inside.put(META, [{ ...(await inside.replica()), synced: around.now() }]);
     });
-    await replica.lapseBeyond(readable, client);
     for (const scope of revoked) await replica.revoke(scope, client);
+    await replica.lapseBeyond(readable, client);
+    for (const { scope } of scopes ? await replica.standings() : [])
+      if (!scopes?.includes(scope)) await replica.forget(scope, client);
   }
 }

@@ -45,7 +45,7 @@ export class Pusher {
         const settled = await this.#send(sending, who);
         limit = Math.min(2 * limit, MAX_MUTATIONS);
         tries = settled.kept.length === 0 ? 0 : tries + 1;
-        if (settled.kept.length > 0) await this.#overcome(settled, tries);
+        if (settled.kept.length > 0) await this.#overcome(settled, who, tries);
       } catch (fault) {
         if (!(fault instanceof TooMuch)) throw fault;
         limit = await this.#sendLess(sending, who, fault);
@@ -56,9 +56,9 @@ export class Pusher {
   }
 
   async #send(sending: readonly Pending[], who: ReplicaRecord): Promise<Settled> {
-    const { server, outbox } = this.#peer;
+    const { server, outbox, scopes } = this.#peer;
     const answer = await server.push(who, sending);
-    return outbox.settle(sending, answer.results, answer.clock, who.resets);
+    return outbox.settle(sending, answer, who, scopes);
   }
 
   /** After a push was refused whole: how many to send next. What is refused alone becomes a dead letter. */
@@ -71,11 +71,16 @@ export class Pusher {
   }
 
   /** Do what the obstacle of a `retry` asks for, or give up for now. */
-  async #overcome({ obstacle, remedy, kept }: Settled, tries: number): Promise<void> {
-    const said = obstacle?.message ?? "not now";
-    if (remedy === "upgrade") throw new Upgrade(said);
-    if (remedy !== "restamp" || tries > TRIES) throw new Temporary(said);
+  async #overcome({ obstacle, remedy, kept }: Settled, { client }: Who, tries: number): Promise<void> {
     const { server, store, outbox } = this.#peer;
+    const said = obstacle?.message ?? "not now";
+    if (remedy === "upgrade") {
+      // What an older app wrote, under a number that is no longer converted, no upgrade makes good (SPEC 4).
+      if (obstacle && kept.every(({ schema }) => schema < store.declaration.schema))
+        return outbox.refuse(kept, obstacle, client);
+      throw new Upgrade(said);
+    }
+    if (remedy !== "restamp" || tries > TRIES) throw new Temporary(said);
     const time = await server.time();
     await store.write([], (inside) => inside.observe(time.clock));
     await outbox.correct(kept[0]?.seq ?? null, time.offset, time.now);

@@ -14,7 +14,7 @@ const LONGEST_ASKED = 3_600_000;
 export class Sender {
   readonly #peer: Peer;
   readonly #pusher: Pusher;
-  readonly #failed: (fault: unknown) => void;
+  readonly #told: (fault: unknown) => void;
   readonly #lane = new Lane();
   readonly #backoff: Backoff;
   #running = false;
@@ -24,11 +24,11 @@ export class Sender {
   #backedOff = 0;
   #asked = 0;
 
-  /** `failed` is told why a push came to nothing; it is tried again unless the sender is stopped for it. */
-  constructor(peer: Peer, pusher: Pusher, failed: (fault: unknown) => void) {
+  /** `told` what each push came to, null where all went out; it is tried again unless the sender is stopped for it. */
+  constructor(peer: Peer, pusher: Pusher, told: (fault: unknown) => void) {
     this.#peer = peer;
     this.#pusher = pusher;
-    this.#failed = failed;
+    this.#told = told;
     this.#backoff = new Backoff(() => peer.around.random());
   }
 
@@ -82,6 +82,7 @@ export class Sender {
     if (this.#peer.around.now() < this.#notBefore()) return this.wrote();
     await this.#pusher.push();
     this.#backoff.reset();
+    this.#told(null);
   }
 
   async #send(): Promise<void> {
@@ -93,7 +94,7 @@ export class Sender {
       this.#backedOff = now + this.#backoff.next();
       if (fault instanceof Temporary && fault.retryAfter !== null)
         this.#asked = now + Math.min(fault.retryAfter, LONGEST_ASKED);
-      this.#failed(fault);
+      this.#told(fault);
       this.wrote();
     }
   }

@@ -160,10 +160,8 @@ export class Tabs {
     }
     if (this.#leading === leading) return;
     this.#leading = leading;
-    if (leading) {
-      this.send({ t: "rooms?" });
-      this.#role.lead();
-    } else this.#role.follow();
+    if (leading) this.#role.lead();
+    else this.#role.follow();
   }
 
   /** Ask the leader for a sign of life after a while; one that gives none has lost its office. */

@@ -68,6 +68,28 @@ test("one row is drawn as it comes, changes and goes; no key is no row", async (
   await reads("row", "none");
 });
 
+const drawn: string[] = [];
+
+function Form({ of, name }: { of: string; name: string }) {
+  const row = useUserCategory(of);
+  if (row) drawn.push(`${name} as ${row.name}`);
+  return null;
+}
+
+test("another key's row is never drawn for the one asked for", async () => {
+  const db = opened(somebody(), { start: false });
+  const [one, two] = [crypto.randomUUID(), crypto.randomUUID()];
+  await db.user_categories.bulkPut([
+    { id: one, name: "one" },
+    { id: two, name: "two" },
+  ]);
+  const again = show(db, <Form of={one} name="one" />);
+  await waitFor(() => expect(drawn).toContain("one as one"));
+  again(<Form of={two} name="two" />);
+  await waitFor(() => expect(drawn).toContain("two as two"));
+  expect(new Set(drawn)).toEqual(new Set(["one as one", "two as two"]));
+});
+
 function Sync() {
   const { connection, pending, rejected, inSync } = useSyncStatus();
   const outbox = useOutbox();

@@ -217,6 +217,32 @@ describe("coming back (I45)", () => {
   });
 });
 
+describe("a clock that is set back", () => {
+  const AHEAD = 7_200_000;
+
+  test("does not put the next attempt off for as long as it went back", () => {
+    const stream = streamIn("resting");
+    stream.start(AHEAD);
+    stream.closed(1012, "retry 50000 ms", AHEAD, 0.5);
+    expect(kinds(stream.elapsed(0, 0.5))).toBe("connect");
+  });
+
+  test("does not keep anybody from connecting who looks at the page", () => {
+    const stream = streamIn("resting");
+    stream.start(AHEAD);
+    stream.closed(1012, "", AHEAD, 0.5);
+    expect(kinds(stream.start(0))).toBe("connect");
+  });
+
+  test("does not make a silent connection pass for a live one", () => {
+    const stream = streamIn("live");
+    stream.received(PONG, AHEAD);
+    expect(stream.elapsed(0, 0.5)).toEqual([]);
+    expect(kinds(stream.elapsed(25_000, 0.5))).toBe("send");
+    expect(kinds(stream.elapsed(50_000, 0.5))).toBe("hang");
+  });
+});
+
 describe("a live connection", () => {
   test("one heartbeat of silence is broken by a ping, two are the end, and any frame is a sign of life", () => {
     const stream = streamIn("live");

@@ -84,7 +84,7 @@ class History {
   runs: Asked[] = [];
   pulls = 0;
   sending: Pending[] = [];
-  resets = 0;
+  who = { client: "", resets: 0 };
   answer: PushResponse | null = null;
   /** The mutations that were written, and those that the service has given a final verdict. */
   readonly written = new Set<number>();
@@ -204,7 +204,7 @@ class History {
   async #handOver(): Promise<void> {
     const { sending, who } = await this.local.outbox.handOver(1_000);
     this.sending = sending;
-    this.resets = who.resets;
+    this.who = who;
   }
 
   #push(): void {
@@ -214,7 +214,7 @@ class History {
 
   async #settle(): Promise<void> {
     if (this.answer === null) return;
-    await this.local.outbox.settle(this.sending, this.answer.results, this.answer.clock, this.resets);
+    await this.local.outbox.settle(this.sending, this.answer, this.who, null);
     this.#lose();
   }
 

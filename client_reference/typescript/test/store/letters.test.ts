@@ -1,6 +1,8 @@
 /** Dead letters, and what the app may do about them (SPEC 4). */
 
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import type { Result } from "../../src/generated/messages.ts";
+import { reading } from "../../src/protocol/clock.ts";
 import { gone, id, Local, note } from "../support/local.ts";
 import { refused } from "../support/service.ts";
 
@@ -116,6 +118,37 @@ describe("one letter", () => {
 });
 
 describe("letters that belong together", () => {
+  test("what was rejected itself belongs to the letter that it builds on: retried, repaired and given up with it", async () => {
+    for (const deed of ["retry", "edit", "discard"] as const) {
+      await local.notes.add({ id: id(1), title: "taken" });
+      await local.notes.add({ id: id(2), title: "child", note_id: id(1) });
+      await local.notes.update(id(1), { body: "more" });
+      await local.notes.add({ id: id(3), title: "stranger" });
+      const sent = await local.handOver(10);
+      const codes = ["unique_violation", "ref_missing", "row_unknown", "rule"];
+      const results = sent.map(({ seq }, at): Result => ({ seq, ...refused(codes[at] ?? "") }));
+      const clock = reading(local.time.now, 0, "0".repeat(16));
+      await local.outbox.settle(sent, { results, clock }, await local.meta(), null);
+      const letters = await local.letters.list();
+      const [first = 0, , , last = 0] = letters.map(({ seq }) => seq);
+      expect(letters.map(({ code, message, cause }) => [code, message, cause])).toEqual(
+        codes.map((code, at) => [code, `it is ${code}`, at === 1 || at === 2 ? first : null]),
+      );
+      if (deed === "edit") await local.letters.edit(first, { title: "free" });
+      else await local.letters[deed](first);
+      expect((await local.letters.list()).map(({ seq }) => seq)).toEqual([last]);
+      const title = deed === "edit" ? "free" : "taken";
+      const again = [
+        ["put", id(1), expect.objectContaining({ title })],
+        ["put", id(2), expect.objectContaining({ note_id: id(1) })],
+        ["patch", id(1), { body: "more" }],
+      ];
+      expect(await local.said()).toEqual(deed === "discard" ? [] : again);
+      await local.letters.discard(last);
+      await local.answer({ [id(1)]: { status: "superseded" }, [id(2)]: { status: "superseded" } }, 0);
+    }
+  });
+
   test("a group is retried as one group", async () => {
     await local.db.transaction("rw", local.notes, () =>
       local.notes.bulkAdd([1, 2].map((at) => ({ id: id(at), title: "a" }))),

@@ -240,7 +240,7 @@ describe("retry", () => {
   test("what was not answered at all is kept (I25)", async () => {
     await local.notes.add({ id: id(1), title: "a" });
     const sent = await local.handOver(10);
-    await local.outbox.settle(sent, [], reading(1, 0, "0".repeat(16)), 0);
+    await local.outbox.settle(sent, { results: [], clock: reading(1, 0, "0".repeat(16)) }, await local.meta(), null);
     expect(await local.outbox.pending()).toHaveLength(1);
   });
 

@@ -141,12 +141,8 @@ export class Local {
   /** Take in what one verdict says about the first of those sent. */
   async settle([first, ...rest]: readonly Pending[], verdict: Partial<Result>): Promise<Settled> {
     const result: Result = { seq: first?.seq ?? 0, status: "applied", ...verdict };
-    return this.outbox.settle(
-      first ? [first, ...rest] : [],
-      [result],
-      reading(this.time.now, 0, "0".repeat(16)),
-      (await this.meta()).resets,
-    );
+    const answer = { results: [result], clock: reading(this.time.now, 0, "0".repeat(16)) };
+    return this.outbox.settle(first ? [first, ...rest] : [], answer, await this.meta(), null);
   }
 
   /**
@@ -169,7 +165,7 @@ export class Local {
       }),
     );
     await meanwhile?.();
-    return this.outbox.settle(sent, results, reading(this.time.now, 0, "0".repeat(16)), who.resets);
+    return this.outbox.settle(sent, { results, clock: reading(this.time.now, 0, "0".repeat(16)) }, who, null);
   }
 
   /** The digest of a scope's rows, and what is kept of it. */

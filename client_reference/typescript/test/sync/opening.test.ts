@@ -5,6 +5,7 @@ import { Device } from "../support/device.ts";
 import { id } from "../support/local.ts";
 import { schema } from "../support/schema.ts";
 import { held } from "../support/script.ts";
+import { refused } from "../support/service.ts";
 import { World } from "../support/tab.ts";
 import { quiet, until } from "../support/time.ts";
 
@@ -16,6 +17,12 @@ afterEach(() => world.end());
 
 const ANN = "user:ann";
 const raised = { ...schema, declaration: { ...schema.declaration, schema: 4 } };
+const { tasks, ...others } = schema.declaration.entities;
+const entities = {
+  ...others,
+  tasks: { ...tasks, fields: { ...tasks?.fields, due: { type: "text", nullable: true } } },
+};
+const newer = { ...raised, declaration: { ...raised.declaration, entities } } as typeof schema;
 
 describe("whose it is", () => {
   test("the first write on a device waits until it is known whose it is", async () => {
@@ -119,6 +126,45 @@ describe("what it outlives", () => {
     await tab.stands("live");
   });
 
+  test("when it last held everything is told again after an opening without a network", async () => {
+    const tab = world.tab();
+    await tab.db.synchronise();
+    const { lastSync, offset } = tab.db.status.value;
+    tab.db.close();
+    world.script.online = false;
+    const after = world.tab({ device: tab.device, start: true });
+    await until(() => after.db.status.value.problem !== null);
+    expect(lastSync).not.toBeNull();
+    expect(after.db.status.value).toMatchObject({ lastSync, offset });
+  });
+
+  test("a page whose storage beside the database is full opens all the same", async () => {
+    const full = () => {
+      throw new DOMException("full", "QuotaExceededError");
+    };
+    const storage = { getItem: () => null, removeItem: () => undefined, setItem: full };
+    const tab = await world.live({ around: { storage } });
+    expect(tab.reports).toEqual([]);
+  });
+
+  test("a database that does not open is tried again after a while, not at once", async () => {
+    const device = new Device();
+    const open = device.databases.open.bind(device.databases);
+    let tries = 0;
+    device.databases.open = () => {
+      tries += 1;
+      throw new DOMException("Internal error opening backing store", "UnknownError");
+    };
+    const tab = world.tab({ device, start: true });
+    await quiet(300);
+    expect(tries).toBeLessThan(5);
+    expect(tab.reports).toHaveLength(1);
+    device.databases.open = open;
+    world.time.pass(10_000);
+    await (await world.script.connection(1)).welcome();
+    await tab.stands("live");
+  });
+
   test("a database that was deleted can be synchronised again", async () => {
     const tab = await world.live();
     await tab.db.delete();
@@ -173,11 +219,39 @@ describe("versions of the app", () => {
     expect((await after.scopes())[0]?.watermark).toBe("epoch.1.0.4");
   });
 
+  test("an older app's answer that comes late takes nothing away that a newer one has fetched (I51)", async () => {
+    world.service.members = { ann: ["workspace:7"] };
+    world.service.write("workspace:7", "put", "tasks", id(1), { title: "t", task_id: null, due: "soon" });
+    const old = world.tab();
+    await old.db.synchronise();
+    await old.db.tasks.update(id(1), { title: "mine" });
+    world.service.judge = () => refused("rule");
+    const push = held(world.script.model);
+    world.script.answers.push.push(push.answer);
+    const late = old.db.synchronise();
+    await push.asked;
+    const young = world.tab({ device: old.device, schema: newer });
+    const fetched = young.db.synchronise();
+    await until(async () => (await young.scopes()).some(({ watermark }) => watermark?.endsWith(".4")));
+    push.release();
+    await expect(late).rejects.toMatchObject({ code: "schema_mismatch" });
+    await fetched;
+    expect(await young.db.tasks.get(id(1))).toMatchObject({ title: "t", due: "soon" });
+    expect(await young.letters()).toHaveLength(1);
+  });
+
+  test("an older app does not open as another user: it could not clear the tables that it does not know (I33)", async () => {
+    const device = new Device();
+    const ann = world.tab({ device, schema: newer, told: "ann" });
+    await ann.db.tasks.add({ workspace_id: "7", title: "ann's" });
+    ann.db.close();
+    const old = world.tab({ device, user: "bob", told: "bob", start: true });
+    await old.stands("needs-upgrade");
+    await expect(old.db.notes.count()).rejects.toThrow("newer version");
+    expect(await world.tab({ device, schema: newer, told: "ann" }).db.tasks.count()).toBe(1);
+  });
+
   test("a tab of an older app takes nothing away that a newer one has fetched (I51)", async () => {
-    const { tasks, ...others } = schema.declaration.entities;
-    const fields = { ...tasks?.fields, due: { type: "text", nullable: true } };
-    const entities = { ...others, tasks: { ...tasks, fields } };
-    const newer = { ...raised, declaration: { ...raised.declaration, entities } } as typeof schema;
     world.service.members = { ann: ["workspace:7"] };
     world.service.write("workspace:7", "put", "tasks", id(1), { title: "t", task_id: null, due: "soon" });
     const old = world.tab();

@@ -56,10 +56,25 @@ describe("what is not asked for", () => {
     await narrow.db.synchronise();
     await narrow.db.notes.add({ title: "a" });
     await narrow.db.synchronise();
-    await narrow.db.synchronise();
     expect(await narrow.outbox()).toEqual([]);
+    expect(await narrow.db.notes.count()).toBe(0);
     expect(world.service.rows(ANN).size).toBe(1);
   });
+});
+
+test("of a replica that is narrowed the other scopes' rows go, and what was not sent there is sent all the same (I25)", async () => {
+  world.service.members = { ann: ["workspace:7", "workspace:8"] };
+  for (const scope of [7, 8]) world.service.write(`workspace:${scope}`, "put", "tasks", id(scope), { title: "theirs" });
+  await tab.db.synchronise();
+  await tab.db.tasks.add({ id: id(9), workspace_id: "8", title: "mine" });
+  tab.db.close();
+  const narrow = world.tab({ device: tab.device, scopes: [ANN, "workspace:7"] });
+  world.service.write("workspace:8", "delete", "tasks", id(8));
+  await narrow.db.synchronise();
+  expect((await narrow.db.tasks.toArray()).map(({ workspace_id }) => workspace_id)).toEqual(["7"]);
+  expect(Object.keys(await narrow.db.verify())).toEqual([ANN, "workspace:7"]);
+  expect(await narrow.db.rejected.list()).toEqual([]);
+  expect(world.service.rows("workspace:8").size).toBe(1);
 });
 
 describe("what is taken in", () => {

@@ -1,8 +1,10 @@
 /** Pushes: what is sent, in which order, and what answers of every kind do to the outbox (SPEC 2 and 4). */
 
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import type { PushRequest } from "../../src/generated/messages.ts";
 import { millisOf, reading } from "../../src/protocol/clock.ts";
 import { id } from "../support/local.ts";
+import { schema } from "../support/schema.ts";
 import { json, lost, page, problem } from "../support/script.ts";
 import { later, refused } from "../support/service.ts";
 import { type Tab, World } from "../support/tab.ts";
@@ -216,6 +218,27 @@ describe("the app is too old, or refused", () => {
     world.service.judge = () => later("schema_mismatch");
     await expect(tab.db.synchronise()).rejects.toMatchObject({ code: "schema_mismatch" });
     expect(await tab.outbox()).toHaveLength(1);
+  });
+
+  test("what was written under a number that is no longer converted becomes a dead letter, and nothing waits for it", async () => {
+    await add("old");
+    tab.db.close();
+    const raised = { ...schema, declaration: { ...schema.declaration, schema: 4 } };
+    const after = world.tab({ device: tab.device, schema: raised });
+    world.script.answers.push.push(({ body }) => {
+      const { mutations } = body as unknown as PushRequest;
+      const results = mutations.map(({ seq }) => ({ seq, ...later("schema_mismatch") }));
+      return json({ results, clock: world.service.clock() });
+    });
+    await after.db.notes.add({ title: "new" });
+    await after.db.synchronise();
+    expect(rows()).toEqual(["new"]);
+    const [letter] = await after.db.rejected.list();
+    expect(letter).toMatchObject({ code: "schema_mismatch", fields: { title: "old" } });
+    // Written again, it is of the present number.
+    await after.db.rejected.retry(letter?.seq ?? 0);
+    await after.db.synchronise();
+    expect(rows()).toEqual(["new", "old"]);
   });
 
   test("a 403 is refused for good, and the outbox is kept (I25)", async () => {

@@ -84,3 +84,16 @@ test("a page that is put aside is out of its rooms, and in them again when it is
   await until(() => joins(0)?.length === 2);
   expect(joins(0)?.at(-1)).toMatchObject({ room: ANN, state: { cursor: 1 } });
 });
+
+test("a room that was forbidden is entered once its scope may be read", async () => {
+  const tab = await world.live();
+  const [socket] = world.script.sockets;
+  const { presence } = tab.db.room("workspace:7", null);
+  await quiet();
+  socket?.say({ t: "error", code: "forbidden", message: "no such scope", room: "workspace:7" });
+  await until(() => presence.value.problem === "forbidden");
+  socket?.say({ t: "scope_added", scope: "workspace:7" });
+  await until(() => joins(0)?.length === 2);
+  socket?.say({ t: "presence", room: "workspace:7", members: { s: { user: "ann", state: null } } });
+  await until(() => presence.value.problem === null);
+});

@@ -4,7 +4,7 @@ import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { millisOf, reading } from "../../src/protocol/clock.ts";
 import { id } from "../support/local.ts";
 import { held, problem, type ScriptedSocket, token } from "../support/script.ts";
-import { type Tab, World } from "../support/tab.ts";
+import { type Tab, type Wishes, World } from "../support/tab.ts";
 import { quiet, START, until } from "../support/time.ts";
 
 let world: World;
@@ -190,9 +190,22 @@ describe("pushing", () => {
     await tab.stands("needs-upgrade");
     expect(last().closed).toBe(true);
     expect(await tab.outbox()).toHaveLength(1);
-    world.time.pass(600_000);
+    world.time.pass(50_000);
     await quiet();
     expect(world.script.pushes).toHaveLength(1);
+  });
+
+  test("a service that rises after its app is found out within a minute", async () => {
+    const tab = await world.live();
+    world.script.answers.push.push(problem(409, "schema_mismatch"));
+    await tab.db.notes.add({ title: "a" });
+    world.time.pass(5);
+    await tab.stands("needs-upgrade");
+    await world.pass(60_000, 5_000);
+    await (await another()).welcome();
+    await tab.settled();
+    expect(tab.db.status.value).toMatchObject({ connection: "live", problem: null });
+    expect(world.service.rows(ANN).size).toBe(1);
   });
 });
 
@@ -373,19 +386,19 @@ describe("losing the connection", () => {
     [4409, "needs-upgrade"],
     [4403, "refused"],
     [4400, "refused"],
-  ] as const)("a close with %i stops for good: %s", async (code, connection) => {
+  ] as const)("a close with %i is no lost connection: %s", async (code, connection) => {
     const tab = await world.live();
     last().end(code, "no");
     await tab.stands(connection);
-    world.time.pass(600_000);
+    world.time.pass(code === 4409 ? 50_000 : 600_000);
     await quiet();
     expect(world.script.sockets).toHaveLength(1);
   });
 });
 
 describe("where no websocket is to be had", () => {
-  async function hopeless(): Promise<Tab> {
-    const tab = world.tab({ start: true });
+  async function hopeless(wishes: Wishes = {}): Promise<Tab> {
+    const tab = world.tab({ start: true, ...wishes });
     (await world.script.connection(1)).end(null);
     (await another()).end(null);
     await until(() => world.script.pulls.some(({ wait }) => wait === 25));
@@ -417,6 +430,19 @@ describe("where no websocket is to be had", () => {
     await shows(tab, "a");
     await quiet();
     expect(world.script.pulls.filter(({ wait }) => wait).length).toBe(polls);
+  });
+
+  test("the return of the network ends the wait for the next poll", async () => {
+    const window = new EventTarget();
+    const tab = await hopeless({ around: { window: window as unknown as Window } });
+    world.script.online = false;
+    theirs(1, "a");
+    window.dispatchEvent(new Event("offline"));
+    await world.pass(330_000, 1_000);
+    world.script.online = true;
+    window.dispatchEvent(new Event("online"));
+    await world.pass(1_000);
+    await shows(tab, "a");
   });
 
   test("polls that fail are repeated after a while, not at once", async () => {

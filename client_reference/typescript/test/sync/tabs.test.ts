@@ -136,7 +136,18 @@ describe("what tabs see of each other", () => {
     await three.stands("live");
     await two.db.synchronise();
     await quiet();
-    for (const { db } of [one, two, three]) expect(db.status.value.connection).toBe("live");
+    for (const { db } of [one, two, three]) {
+      expect(db.status.value).toMatchObject({ connection: "live", session: one.db.status.value.session });
+    }
+  });
+
+  test("a tab that rests says so, whatever the leader does", async () => {
+    two.db.pause();
+    await quiet();
+    expect(two.db.status.value.connection).toBe("paused");
+    one.db.close();
+    await world.pass(30_000);
+    expect(two.db.status.value.connection).toBe("paused");
   });
 
   test("one push is in flight at a time, whichever tab it is of", async () => {

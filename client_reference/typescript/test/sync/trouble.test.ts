@@ -128,6 +128,28 @@ describe("pushes", () => {
     expect(rows()).toBe(1);
   });
 
+  test("what stood in the way is not told any more once something has gone out", async () => {
+    const tab = await world.live();
+    world.script.answers.push.push(problem(503, "unavailable"));
+    await tab.db.notes.add({ title: "a" });
+    await until(
+      () => tab.db.status.value.problem?.code === "unavailable",
+      () => world.time.pass(5),
+    );
+    await world.pass(2_000);
+    expect(tab.db.status.value).toMatchObject({ connection: "live", pending: 0, problem: null });
+  });
+
+  test("what stood in the way of a synchronise() is not told any more after one that came through", async () => {
+    const tab = world.tab();
+    world.script.online = false;
+    await expect(tab.db.synchronise()).rejects.toThrow();
+    expect(tab.db.status.value.problem).not.toBeNull();
+    world.script.online = true;
+    await tab.db.synchronise();
+    expect(tab.db.status.value.problem).toBeNull();
+  });
+
   test("a write does not break into the time that the service asks to wait (I45)", async () => {
     const tab = await world.live();
     world.script.answers.push.push(problem(503, "unavailable", { "Retry-After": "30" }));
