@@ -10,6 +10,9 @@ revision = ${repr(up_revision)}
 down_revision = ${repr(down_revision)}
 branch_labels = ${repr(branch_labels)}
 depends_on = ${repr(depends_on)}
+% if schema_number is not UNDEFINED:
+schema_number = ${schema_number}
+% endif
 
 
 def upgrade() -> None:

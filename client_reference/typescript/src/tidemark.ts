@@ -62,6 +62,7 @@ export interface Options<T> {
 
 /** A table of the declaration: Dexie's, whose `update` takes what may be changed. */
 export type SyncedTable<T extends TableTypes> = Omit<Table<T["row"], T["key"], T["insert"]>, "update"> & {
+  /** Change a row: what is left out stays as it is. How many rows were changed. */
   update(
     key: T["key"] | T["row"],
     changes: T["update"] | ((row: T["row"], context: { value: T["row"]; primKey: T["key"] }) => void | boolean),

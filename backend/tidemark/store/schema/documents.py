@@ -50,6 +50,12 @@ def pending(connection: Connection, declaration: Declaration) -> bool:
     return held is not None and any(True for _ in changes(held, declaration))
 
 
+def number(connection: Connection) -> int | None:
+    """The schema number of the documents; None where there are none yet."""
+    held = _held(connection) if sa.inspect(connection).has_table(_META.name) else None
+    return None if held is None else held.number
+
+
 def changes(held: Shape, declaration: Declaration) -> Iterator[tuple[Entity, Change]]:
     """What is to change, by entity; those whose documents are as declared are left out."""
     conversions = Conversions(declaration)

@@ -19,6 +19,7 @@ from alembic.migration import MigrationContext
 from alembic.operations import Operations, ops
 from alembic.script import ScriptDirectory
 from alembic.util import rev_id
+from msgspec import structs
 from sqlalchemy.engine import Connection
 
 import tidemark
@@ -27,7 +28,7 @@ from tidemark.store.base import Unavailable, Unfit
 from tidemark_protocol.model import Declaration
 
 from . import documents, triggers
-from .difference import as_it_was, difference, migration_context, plain
+from .difference import RebuildOp, as_it_was, difference, migration_context, plain
 from .fit import claim, faults, is_mysql, once, refused, sqlite_engine, sqlite_path, with_mysql, with_postgres
 from .mysql_types import BINARY, too_wide
 from .tables import ADVISORY_CLASS, DECLARED_VERSIONS, OWN_VERSIONS, Outright, declared_metadata
@@ -108,14 +109,17 @@ def revision(url: str, declaration: Declaration, migrations: Path, message: str)
         config = _config(connection, migrations, DECLARED_VERSIONS)
         scripts = ScriptDirectory.from_config(config)
         heads = set(scripts.get_heads())
-        if set(_version(connection, DECLARED_VERSIONS).get_current_heads()) != heads:
+        if _heads(connection) != heads:
             raise Unfit(f"the database is not at the latest revision of {migrations}: migrate it first")
-        found = difference(connection, declaration)
-        dropped, made = triggers.operations(connection, declaration)
+        number = _number(connection, scripts)
+        found = difference(connection, declaration, number)
+        remade = {one.remade for one in found.operations if isinstance(one, RebuildOp)}
+        dropped, made = triggers.operations(connection, declaration, remade)
         operations = [*dropped, *found.operations, *made]
         written: list[Path] = []
-        if not heads and (before := as_it_was(connection, declaration)):
-            written.append(_write(connection, declaration, migrations, "tables as they were", before, []))
+        if not heads and (before := as_it_was(connection, declaration, number)):
+            then = declaration if number is None else structs.replace(declaration, number=number)
+            written.append(_write(connection, then, migrations, "tables as they were", before, []))
         if operations:
             cautions = found.losses + found.undeclared
             written.append(_write(connection, declaration, migrations, message, operations, cautions))
@@ -144,9 +148,12 @@ def _migrate_tables(connection: Connection, declaration: Declaration, migrations
             raise Unavailable("another process has been migrating this database for an hour")
     command.upgrade(_config(connection, _alembic() / "versions", OWN_VERSIONS), "heads")
     if migrations is not None and any(migrations.glob("*.py")):
-        command.upgrade(_config(connection, migrations, DECLARED_VERSIONS), "heads")
-        return _pending(connection, declaration)
-    found = difference(connection, declaration)
+        config = _config(connection, migrations, DECLARED_VERSIONS)
+        before = _heads(connection)
+        command.upgrade(config, "heads")
+        number = _number(connection, ScriptDirectory.from_config(config), risen=_heads(connection) != before)
+        return _pending(connection, declaration, number)
+    found = difference(connection, declaration, documents.number(connection))
     if found.losses or found.undeclared:
         reasons = "; ".join(found.losses + found.undeclared)
         raise Unfit(f"{reasons}. This wants a revision: `tidemark schema revision` writes one to be reviewed")
@@ -156,8 +163,27 @@ def _migrate_tables(connection: Connection, declaration: Declaration, migrations
     return []
 
 
-def _pending(connection: Connection, declaration: Declaration) -> list[str]:
-    found = difference(connection, declaration)
+def _number(connection: Connection, scripts: ScriptDirectory, *, risen: bool = False) -> int | None:
+    """The schema number that the tables are at: that of the latest revision, or of the documents where that is higher.
+
+    A revision that somebody wrote says none: where the database has just `risen` to one, this is taken to have done all
+    that is declared.
+    """
+    said = [getattr(scripts.get_revision(head).module, "schema_number", None) for head in _heads(connection)]
+    numbers = [one for one in said if one is not None]
+    if risen and len(numbers) < len(said):
+        return None
+    held = documents.number(connection)
+    return max([*numbers, *([] if held is None else [held])], default=None)
+
+
+def _heads(connection: Connection) -> set[str]:
+    """The revisions of the declared tables that a database is at."""
+    return set(_version(connection, DECLARED_VERSIONS).get_current_heads())
+
+
+def _pending(connection: Connection, declaration: Declaration, number: int | None = None) -> list[str]:
+    found = difference(connection, declaration, number)
     if found.losses or len(found.operations) == len(found.undeclared):
         return found.losses
     return [f"not as declared: {', '.join(found.tables)}"]
@@ -193,6 +219,7 @@ def _write(
         upgrades="\n    ".join([*(f"# Look at this: {caution}." for caution in cautions), code]),
         downgrades=back,
         imports="".join(f"{line}\n" for line in imports),
+        schema_number=declaration.number,
     )
     if made is None:
         raise RuntimeError("Alembic has written no revision")

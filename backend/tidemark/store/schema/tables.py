@@ -54,6 +54,8 @@ ADVISORY_CLASS: Final = 0x7469_6465
 """Marks our advisory locks of PostgreSQL among those of other programs."""
 NAME_MAX: Final = 63
 """PostgreSQL cuts longer names."""
+COLUMN: Final = "tidemark_column"
+"""By it the `info` of a check tells which column it is of."""
 _INBOX_ON_POSTGRESQL: Final = (
     "ALTER TABLE sync_inbox DROP CONSTRAINT sync_inbox_pkey",
     "ALTER TABLE sync_inbox ALTER id SET DEFAULT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint",
@@ -269,7 +271,9 @@ def _enum_check(table: str, field: Field) -> CheckConstraint:
     quoted = ", ".join("'" + value.replace("'", "''") + "'" for value in field.values)
     digest = blake2b(quoted.encode(), digest_size=4).hexdigest()
     return CheckConstraint(
-        text(f'"{field.name}" IN ({quoted})'.replace(":", "\\:")), index_name("ck", table, (field.name, digest))
+        text(f'"{field.name}" IN ({quoted})'.replace(":", "\\:")),
+        index_name("ck", table, (field.name, digest)),
+        info={COLUMN: field.name},
     )
 
 

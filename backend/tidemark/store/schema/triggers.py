@@ -175,12 +175,18 @@ def problems(connection: Connection, declaration: Declaration) -> list[Problem]:
     ]
 
 
-def operations(connection: Connection, declaration: Declaration) -> tuple[list[TriggerOp], list[TriggerOp]]:
-    """The same as operations of a revision: those before it changes tables, and those behind."""
+def operations(
+    connection: Connection, declaration: Declaration, remade: Collection[str] = ()
+) -> tuple[list[TriggerOp], list[TriggerOp]]:
+    """The same as operations of a revision: those before it changes tables, and those behind.
+
+    Triggers of a table that is `remade` in between go with it and are made again: no write goes by unreported.
+    """
     held, plan = _held(connection), wanted(connection, declaration)
     there = {(one.name, one.table) for one in held}
     lacking = [one for one in plan if (one.name, one.table) not in there]
-    made = [TriggerOp(one.create, one.drop) for one in lacking]
+    lost = {quote(table) for table in remade}
+    made = [TriggerOp(one.create, one.drop) for one in plan if one in lacking or one.table in lost]
     made += [
         TriggerOp((_MARKING.format(_MARK + entity),), ()) for entity in dict.fromkeys(one.entity for one in lacking)
     ]
@@ -372,9 +378,9 @@ def _drop(connection: Connection, one: _Held, names: Collection[str]) -> str:
         case "postgresql":
             return triggers_sql.drop_postgresql(_schema(connection), one.name)
         case "sqlite":
-            return f"DROP TRIGGER {quote(one.name)}"
+            return f"DROP TRIGGER IF EXISTS {quote(one.name)}"
         case _:
-            return f"DROP TRIGGER `{one.name}`"
+            return f"DROP TRIGGER IF EXISTS `{one.name}`"
 
 
 def _mark(connection: Connection, new: Collection[str], captured: Collection[str]) -> None:
