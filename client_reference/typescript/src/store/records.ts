@@ -62,6 +62,8 @@ export interface ScopeRecord {
   total: number;
   /** The server's digest at `to`, where it was told one. */
   digest: string | null;
+  /** Rows of before a replacement are still shown, until its last page has come. */
+  former?: boolean;
 }
 
 /** The server's state of one live row. */

@@ -95,7 +95,8 @@ export class Replica {
       );
       const applying = new Applying(this.#store, inside, scope);
       await applying.lapse();
-      await applying.redrawAfter(await applying.drop());
+      await applying.forget();
+      await applying.redrawAfter(await applying.former());
       await inside.remove(SCOPE, [scope]);
     });
   }
@@ -108,7 +109,7 @@ export class Replica {
       await this.#store.write(this.#tablesOf(scope), async (inside) => {
         await inside.mustBe(client);
         const applying = new Applying(this.#store, inside, scope);
-        await redraw(this.#store, inside, await applying.lapse());
+        await applying.redrawAfter(await applying.lapse());
       });
     }
   }
@@ -116,10 +117,9 @@ export class Replica {
   /** The digest of a scope's rows, computed from all of them. */
   async computed(scope: string): Promise<string> {
     return this.#store.read([], async (inside) => {
-      const prefix = `${scope}/`;
-      const bases = await inside.all<BaseRecord>(BASE, { from: prefix, below: afterPrefix(prefix) });
+      const bases = await inside.all<BaseRecord>(BASE, basesOf(scope));
       const rows = bases.map(({ name, version }): [string, string, number] => {
-        const [entity = "", row = ""] = name.slice(prefix.length).split("/");
+        const [, entity = "", row = ""] = name.split("/");
         return [entity, row, version];
       });
       return ofRows(rows);
@@ -145,38 +145,40 @@ class Applying {
     this.#id = scopeId(scope);
   }
 
+  /** A replacement of several pages leaves what was there on the screen until the last of them has come. */
   async carryOut(step: Apply, held: ScopeRecord | undefined): Promise<Applied> {
-    const dropped = step.replace ? await this.drop() : [];
+    const complete = step.copy.to === step.copy.highest;
+    const former = step.replace ? held !== undefined : held?.former === true;
+    if (step.replace) await this.forget();
     const released = step.reset ? await this.#reset() : await this.#release(step);
     const start = step.replace || held === undefined ? { live: 0, total: 0 } : held;
     const { live, total, shared } = await this.#write(step, start);
     const drawn = new Set(step.changes.map(({ entity, row }) => rowName(this.#scope, entity, row)));
-    const left = [...dropped, ...released].filter((name) => !drawn.has(name));
+    const gone = complete && former ? await this.former() : [];
+    const left = step.replace && !complete ? [] : [...released, ...gone].filter((name) => !drawn.has(name));
     await this.redrawAfter([...left, ...[...shared].map((target) => `${this.#scope}/${target}`)]);
     const faulty = step.digest !== null && step.digest !== text(live, total);
     const copy = faulty ? { ...NOTHING, highest: step.copy.highest } : step.copy;
     const digest = faulty ? null : step.digest;
-    await this.#inside.put(SCOPE, [{ scope: this.#scope, ...copy, live, total, digest }]);
+    await this.#inside.put(SCOPE, [{ scope: this.#scope, ...copy, live, total, digest, former: former && !complete }]);
     return { mustPull: false, faulty };
   }
 
-  /** Take all of the scope's rows away; which rows then have to be drawn again. */
-  async drop(): Promise<string[]> {
-    const inside = this.#inside;
-    const prefix = `${this.#scope}/`;
-    for (const table of this.#store.ofKind(parseScope(this.#scope)[0])) {
-      const keys = await inside.keys<LocalKey>(table.name, { index: table.scopeColumn, is: this.#id });
-      await inside.remove(table.name, keys);
+  /** Of no row of the scope is a server's state known any more. */
+  forget(): Promise<void> {
+    return this.#inside.clear(BASE, basesOf(this.#scope));
+  }
+
+  /** The rows that are shown in the scope, and that the server has not. */
+  async former(): Promise<string[]> {
+    const known = new Set(await this.#inside.keys<string>(BASE, basesOf(this.#scope)));
+    const names: string[] = [];
+    for (const { name, entity, scopeColumn } of this.#store.ofKind(parseScope(this.#scope)[0])) {
+      const keys = await this.#inside.keys<LocalKey>(name, { index: scopeColumn, is: this.#id });
+      const rows = keys.map((key) => [key].flat().slice(entity.key.per_scope ? 1 : 0));
+      names.push(...rows.map((row) => rowName(this.#scope, name, row.join(":"))));
     }
-    await inside.clear(BASE, { from: prefix, below: afterPrefix(prefix) });
-    // What stood behind a row of this scope, and what is pending in it, shows again.
-    const hidden = await inside.all<BaseRecord>(BASE, { index: "hidden" });
-    const outbox = await inside.all<OutboxRecord>(OUTBOX);
-    const kind = `${parseScope(this.#scope)[0]}:`;
-    return [
-      ...hidden.filter(({ name }) => name.startsWith(kind)).map(({ name }) => name),
-      ...outbox.filter(({ scope }) => scope === this.#scope).map(nameOf),
-    ];
+    return names.filter((name) => !known.has(name));
   }
 
   async #reset(): Promise<string[]> {
@@ -296,7 +298,7 @@ class Applying {
   }
 }
 
-/** The first key above all that begin with `scope/`. */
-function afterPrefix(prefix: string): string {
-  return `${prefix.slice(0, -1)}0`;
+/** The keys that begin with `scope/`. */
+function basesOf(scope: string) {
+  return { from: `${scope}/`, below: `${scope}0` };
 }

@@ -182,7 +182,7 @@ export class Writing {
   }
 
   #record(table: Declared, op: Op, scope: string, row: string, fields: Fields | null): NewRecord {
-    if (this.#begun === null) throw new Error("nobody has begun to write");
+    if (this.#begun === null) throw new Error("not begun");
     const { replica, clock } = this.#begun;
     const wall = this.#store.chance.now();
     const at = clock.issue(wall + (replica.offset ?? 0));

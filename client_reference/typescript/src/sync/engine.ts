@@ -313,7 +313,7 @@ export class Engine {
   async #prepare(pull: boolean, turn = this.#turn): Promise<Token> {
     const { tokens, store } = this.#peer;
     const token = await tokens.current();
-    if (turn !== this.#turn) throw new Temporary("begun anew meanwhile");
+    if (turn !== this.#turn) throw new Temporary("begun anew");
     const held = await store.read([], (inside) => inside.replica());
     if (held.schema > store.declaration.schema) throw outdated();
     if (token.user !== store.user || token.user !== held.user) await this.#become(token.user);

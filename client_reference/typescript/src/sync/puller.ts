@@ -35,7 +35,7 @@ export class Puller {
     try {
       if (first) this.#onProgress({ done: 0, total: 0 });
       if ((await this.#once(first)) > 0 && (await this.#once(first)) > 0) {
-        throw new Temporary("a pull does not come to what it should");
+        throw new Temporary("the digest stays wrong");
       }
     } finally {
       if (first) this.#onProgress(null);

@@ -45,6 +45,27 @@ describe("the four rules (I34)", () => {
     expect(await local.bases()).toHaveLength(1);
   });
 
+  test("what a replacement of several pages takes away is shown until the last of them has come", async () => {
+    await local.apply(ANN, [note(id(1), 1), note(id(2), 2), note(id(3), 3)]);
+    await local.notes.update(id(3), { title: "mine" });
+    const reset = { from: 0, head: 9, reset: true };
+    await local.apply(ANN, [note(id(2), 5, { title: "two" })], { ...reset, to: 5 }, true);
+    expect(await titles()).toEqual({ [id(1)]: "t", [id(2)]: "two", [id(3)]: "mine" });
+    await local.apply(ANN, [note(id(3), 7)], { from: 5, to: 7, head: 9 });
+    expect(await titles()).toEqual({ [id(1)]: "t", [id(2)]: "two", [id(3)]: "mine" });
+    await local.apply(ANN, [note(id(4), 9)], { from: 7, to: 9, head: 9 });
+    expect(await titles()).toEqual({ [id(2)]: "two", [id(3)]: "mine", [id(4)]: "t" });
+    const { computed, kept } = await local.verify(ANN);
+    expect(computed).toBe(kept);
+  });
+
+  test("a replacement that is overtaken by another one leaves no row of before behind", async () => {
+    await local.apply(ANN, [note(id(1), 1), note(id(2), 2)]);
+    await local.apply(ANN, [note(id(3), 5)], { from: 0, to: 5, head: 9, reset: true }, true);
+    await local.apply(ANN, [note(id(4), 1)], { from: 0, to: 1, head: 1, reset: true }, true);
+    expect(Object.keys(await titles())).toEqual([id(4)]);
+  });
+
   test("a run from 0 that is no reset and brings nothing new replaces nothing", async () => {
     await local.apply(ANN, [note(id(1), 1), note(id(2), 2)]);
     await local.apply(ANN, [note(id(2), 2)], { from: 0, to: 2 });

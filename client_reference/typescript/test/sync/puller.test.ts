@@ -4,6 +4,7 @@ import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import type { Run } from "../../src/generated/messages.ts";
 import { reading } from "../../src/protocol/clock.ts";
 import { id } from "../support/local.ts";
+import { schema } from "../support/schema.ts";
 import { type Asked, json, ndjson, page, problem } from "../support/script.ts";
 import { type Tab, World } from "../support/tab.ts";
 import { START } from "../support/time.ts";
@@ -148,6 +149,22 @@ describe("what is taken in", () => {
 });
 
 describe("what goes wrong", () => {
+  test("a reset that is cut off takes no row from the screen, and the rest comes with the next pull", async () => {
+    for (let row = 0; row < 1_500; row++) theirs(row, "a");
+    await tab.db.synchronise();
+    tab.db.close();
+    const raised = { ...schema, declaration: { ...schema.declaration, schema: 4 } };
+    const after = world.tab({ device: tab.device, schema: raised });
+    world.service.write(ANN, "delete", "notes", id(0));
+    world.script.answers.pull.push((asked) => ndjson(linesOf(asked).runs.slice(0, 1)));
+    await expect(after.db.synchronise()).rejects.toMatchObject({ code: "unavailable" });
+    expect(await after.db.notes.count()).toBe(1_500);
+    await after.db.synchronise();
+    expect(await after.db.notes.count()).toBe(1_499);
+    const [proof] = Object.values(await after.db.verify());
+    expect(proof?.computed).toBe(proof?.told);
+  });
+
   test("a body without its last line was cut off; what had come is kept", async () => {
     theirs(1, "a");
     world.script.answers.pull.push((asked) => ndjson(linesOf(asked).runs));
