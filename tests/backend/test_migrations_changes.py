@@ -17,15 +17,16 @@ from tidemark_protocol.schema import parse
 
 __all__ = ["another_url"]
 
-HEAD = "scopes: {workspace: {roles: {editor: write}}}\nentities:"
+HEAD = """scopes: {workspace: {roles: {editor: write}}}
+entities:
+  orders:
+    table: shop_orders
+    key: {column: order_key, type: text}
+    scope: {kind: workspace, column: tenant_id}
+    fields: {customer: {type: text, max: 40}}"""
 BEFORE = f"""
 schema: 1
 {HEAD}
-  orders:
-    table: shop_orders
-    key: {{column: order_key, type: text}}
-    scope: {{kind: workspace, column: tenant_id}}
-    fields: {{customer: {{type: text, max: 40}}}}
   memos:
     scope: user
     capture: true
@@ -45,11 +46,6 @@ AFTER = f"""
 schema: 3
 oldest: 1
 {HEAD}
-  orders:
-    table: shop_orders
-    key: {{column: order_key, type: text}}
-    scope: {{kind: workspace, column: tenant_id}}
-    fields: {{customer: {{type: text, max: 40}}}}
   memos:
     scope: user
     capture: true
