@@ -151,7 +151,7 @@ export class Tidemark extends Dexie {
       standing: (standing) => this.#stands(standing),
       became: (user) => this.#became(user, true),
       room: (event) => this.#desk.pass(event),
-      added: () => this.#gather(),
+      added: (scope) => this.#gather(`${scope}/`),
       outdated: () => this.#tabs.resign(),
     });
     this.#tabs = new Tabs(this.name, around, {
@@ -195,7 +195,7 @@ export class Tidemark extends Dexie {
 
   /** Who wrote a row and when, what won and what was overwritten, newest first; asks the service. */
   async history(entity: string, row: string, limit = 100): Promise<JournalEvent[]> {
-    return (await this.#peer.server.events<JournalEvent>({ entity, row, limit })).events;
+    return (await this.#peer.server.events<JournalEvent>({ entity, row, limit: `${limit}` })).events;
   }
 
   /**
@@ -234,7 +234,7 @@ export class Tidemark extends Dexie {
     this.#stopWatching?.();
     this.#stopWatching = null;
     this.#tabs.resign();
-    this.#refresh();
+    this.#take(this.#standing);
   }
 
   /**
@@ -326,7 +326,7 @@ export class Tidemark extends Dexie {
     if (known && known !== replica.database) {
       this.#report({
         code: "storage_lost",
-        message: "the database was emptied or replaced: it is fetched anew",
+        message: "the database was emptied: it is fetched anew",
       });
     }
     try {
@@ -415,10 +415,10 @@ export class Tidemark extends Dexie {
     this.#gather();
   }
 
-  /** Ask all tabs which rooms they want to be in. */
-  #gather(): void {
-    this.#tabs.send({ t: "rooms?" });
-    this.#rooms.announce();
+  /** Let all tabs ask for the rooms that they are in. */
+  #gather(scope = ""): void {
+    this.#tabs.send({ t: "rooms?", scope });
+    this.#rooms.announce(scope);
   }
 
   #follow(): void {
@@ -467,7 +467,7 @@ export class Tidemark extends Dexie {
         this.#rooms.heard(message.event);
         return;
       case "rooms?":
-        this.#rooms.announce();
+        this.#rooms.announce(message.scope);
         return;
       default:
         message satisfies never;
@@ -482,10 +482,12 @@ export class Tidemark extends Dexie {
   }
 
   #take(standing: Standing): void {
-    if (this.#standing.connection === "live" && standing.connection !== "live") {
+    // Where another tab synchronises, this one rests all the same.
+    const connection = this.#stopWatching === null ? "paused" : standing.connection;
+    if (this.#standing.connection === "live" && connection !== "live") {
       this.#rooms.dim();
     }
-    this.#standing = standing;
+    this.#standing = { ...standing, connection };
     this.#refresh();
   }
 
@@ -501,8 +503,6 @@ export class Tidemark extends Dexie {
     const { pending, since, rejected } = this.#waiting;
     return {
       ...this.#standing,
-      // Where another tab synchronises, this one rests all the same.
-      ...(this.#stopWatching === null ? { connection: "paused" } : {}),
       user: this.#peer.store.user,
       pending,
       pendingSince: since,

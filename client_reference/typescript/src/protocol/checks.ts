@@ -161,7 +161,7 @@ function date(): Check {
 }
 
 function time(): Check {
-  const must = "a time HH:MM:SS, with up to six digits of fraction and no zone";
+  const must = "a time HH:MM:SS without a zone, up to six digits of fraction";
   return matching(TIME, must, ([, seconds = "", fraction = ""]) =>
     /[1-9]/.test(fraction) ? `${seconds}.${fraction.padEnd(6, "0")}` : seconds,
   );

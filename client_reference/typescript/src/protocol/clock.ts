@@ -32,7 +32,7 @@ export function instant(at: string): string {
 /** A time as the protocol writes it; RangeError outside the years 0001 to 9999. */
 export function instantOfMillis(millis: number): string {
   const text = new Date(millis).toISOString();
-  if (text.length !== 24 || text < "0001") throw new RangeError("not in the years 0001 to 9999");
+  if (text.length !== 24 || text < "0001") throw new RangeError(text);
   return `${text.slice(0, -1)}000Z`;
 }
 

@@ -79,10 +79,11 @@ export class Validator {
         if (fault instanceof Invalid) throw new Rejection("invalid_field", `${name} ${fault.message}`, name);
         if (!(fault instanceof TooDeep)) throw fault;
         deep ??= name;
+        values.set(name, null);
       }
     }
     for (const [name, field] of whole ? this.#fields : []) {
-      if (initial(field) === undefined && deep !== name && !values.has(name)) {
+      if (initial(field) === undefined && !values.has(name)) {
         throw new Rejection("missing_field", `${name} is required`, name);
       }
     }

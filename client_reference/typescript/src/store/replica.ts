@@ -148,7 +148,7 @@ class Applying {
   /** A replacement of several pages leaves what was there on the screen until the last of them has come. */
   async carryOut(step: Apply, held: ScopeRecord | undefined): Promise<Applied> {
     const complete = step.copy.to === step.copy.highest;
-    const former = step.replace ? held !== undefined : held?.former === true;
+    const former = step.replace ? step.reset || held !== undefined : held?.former === true;
     if (step.replace) await this.forget();
     const released = step.reset ? await this.#reset() : await this.#release(step);
     const start = step.replace || held === undefined ? { live: 0, total: 0 } : held;

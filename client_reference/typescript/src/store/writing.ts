@@ -81,7 +81,7 @@ export class Writing {
   begin(replica: ReplicaRecord | undefined, explicit: boolean): void {
     const { user, node, chance } = this.#store;
     if (!replica?.user || user === null) {
-      throw new TidemarkError("needs_auth", "nobody has signed in on this device yet");
+      throw new TidemarkError("needs_auth", "nobody has signed in here yet");
     }
     if (replica.user !== user) {
       throw new TidemarkError("user_changed", "somebody else has signed in meanwhile: nothing was written");

@@ -38,7 +38,7 @@ export interface Hearing {
   became(user: string): void;
   room(event: Gathered | Heard | FrameRefused): void;
   /** Another scope may be read: its rooms may be entered. */
-  added(): void;
+  added(scope: string): void;
   /** This app is older than what the tables hold: another tab runs a newer one. */
   outdated(): void;
 }
@@ -95,7 +95,8 @@ export class Engine {
       this.#do(this.#stream.elapsed(this.#now(), this.#peer.around.random()));
       return;
     }
-    this.#tell({ connection: this.#isOffline() ? "offline" : this.#poller.active ? "polling" : "connecting" });
+    if (this.#standing.connection !== "needs-upgrade")
+      this.#tell({ connection: this.#isOffline() ? "offline" : this.#poller.active ? "polling" : "connecting" });
     this.#do(this.#stream.start(this.#now()));
   }
 
@@ -119,7 +120,7 @@ export class Engine {
   }
 
   /** Push and pull once, whatever state the connection is in; rejects with what stands in the way. */
-  async now(): Promise<void> {
+  async now(again = true): Promise<void> {
     const turn = this.#turn;
     try {
       await this.#down.run(() => this.#prepare(true));
@@ -128,7 +129,7 @@ export class Engine {
       this.#tell({ problem: null });
     } catch (fault) {
       // Begun anew meanwhile: what went wrong is of the attempt before.
-      if (turn !== this.#turn) return this.now();
+      if (again && turn !== this.#turn) return this.now(false);
       this.#note(fault);
       throw fault;
     } finally {
@@ -217,7 +218,7 @@ export class Engine {
         return;
       case "added":
         // Its rows follow as changes.
-        this.#hearing.added();
+        this.#hearing.added(effect.scope);
         return;
       case "stop":
         this.#stopped(effect.why, effect.reason);
@@ -381,8 +382,10 @@ export class Engine {
   }
 
   #pushed(fault: unknown): void {
-    if (fault === null) this.#mended();
-    else if (isFinal(fault)) this.#failed(fault);
+    if (fault === null) {
+      // What went wrong before is over, unless the connection is still to be had.
+      if (this.#standing.problem && this.#works()) this.#tell({ problem: null });
+    } else if (isFinal(fault)) this.#failed(fault);
     else this.#note(fault);
   }
 
@@ -463,11 +466,6 @@ export class Engine {
     if (fault instanceof NeedsAuth && this.#stream.state !== "live") this.#tell({ connection: "needs-auth", problem });
     else if (this.#works() || !this.#running) this.#tell({ problem });
     else this.#tell({ connection: this.#isOffline() ? "offline" : "connecting", problem });
-  }
-
-  /** Something got through: what went wrong before is over, unless the connection is still to be had. */
-  #mended(): void {
-    if (this.#works() && this.#standing.problem !== null) this.#tell({ problem: null });
   }
 
   #works(): boolean {

@@ -75,10 +75,10 @@ export class Pusher {
     const { server, store, outbox } = this.#peer;
     const said = obstacle?.message ?? "not now";
     if (remedy === "upgrade") {
+      const { schema } = store.declaration;
+      if (!obstacle || kept.some((mutation) => mutation.schema >= schema)) throw new Upgrade(said);
       // What an older app wrote, under a number that is no longer converted, no upgrade makes good (SPEC 4).
-      if (obstacle && kept.every(({ schema }) => schema < store.declaration.schema))
-        return outbox.refuse(kept, obstacle, client);
-      throw new Upgrade(said);
+      return outbox.refuse(kept, obstacle, client);
     }
     if (remedy !== "restamp" || tries > TRIES) throw new Temporary(said);
     const time = await server.time();

@@ -86,9 +86,10 @@ export class Rooms {
     return this.#stay(name, here);
   }
 
-  /** A leader took office: it is told where this tab is. */
-  announce(): void {
-    for (const [room, { state }] of this.#here) this.#wish({ op: "join", room, state });
+  /** Ask for the rooms that this tab is in, of one scope (`workspace:7/`) or of all. */
+  announce(scope = ""): void {
+    for (const [room, { state }] of this.#here)
+      if (`${room}/`.startsWith(scope)) this.#wish({ op: "join", room, state });
   }
 
   /** Nobody is connected any more: who was there is not known. */

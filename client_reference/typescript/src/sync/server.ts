@@ -35,7 +35,7 @@ export interface Who {
 }
 
 /** What is asked for: of a row's history, of a page of the journal. */
-export type Query = Readonly<Record<string, string | number | undefined>>;
+export type Query = Record<string, string>;
 
 export class Server {
   readonly #base: string;
@@ -101,15 +101,12 @@ export class Server {
       yield item;
       if ("readable" in item) return;
     }
-    throw new Temporary("the service's answer was cut off; what had come is kept");
+    throw new Temporary("the answer was cut off; what had come is kept");
   }
 
   /** A page of the journal (SPEC 7). */
   async events<Event>(query: Query): Promise<{ events: Event[]; next: string | null }> {
-    const given = Object.entries(query).flatMap(([name, value]) =>
-      value === undefined ? [] : [[name, String(value)]],
-    );
-    return json(await this.#authorized(`sync/events?${new URLSearchParams(given)}`, {}, null));
+    return json(await this.#authorized(`sync/events?${new URLSearchParams(query)}`, {}, null));
   }
 
   #post(path: string, body: unknown, who: Who, more: { accept?: string; signal?: AbortSignal } = {}): Promise<Reply> {

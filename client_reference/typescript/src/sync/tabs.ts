@@ -36,8 +36,8 @@ export type Message =
   | { readonly t: "standing"; readonly standing: Standing }
   | { readonly t: "became"; readonly user: string }
   | { readonly t: "room"; readonly event: RoomEvent }
-  /** From a new leader: say which rooms you are in. */
-  | { readonly t: "rooms?" };
+  /** From the leader: ask for the rooms that you are in, of this scope (`workspace:7/`) or (empty) of all. */
+  | { readonly t: "rooms?"; readonly scope: string };
 
 /** How often a leader is asked for a sign of life, and how long it may take (ms). */
 const ASK_EVERY = 5_000;

@@ -79,7 +79,7 @@ export class Tokens {
 
   #inTime(): Promise<string | null> {
     return new Promise((resolve, reject) => {
-      const forget = this.#around.after(PATIENCE, () => reject(new Error("fetchToken does not answer")));
+      const forget = this.#around.after(PATIENCE, () => reject(new Error("fetchToken hangs")));
       Promise.resolve(this.#fetch()).then(resolve, reject).finally(forget);
     });
   }
@@ -95,5 +95,5 @@ export function claimsOf(text: string): Token {
   } catch {
     // Said below, as of one that lacks a claim.
   }
-  throw new NeedsAuth("that is no token: a JWT with `sub`, the user, and `exp` is needed");
+  throw new NeedsAuth("a token is a JWT with `sub`, the user, and `exp`");
 }

@@ -156,6 +156,13 @@ test("nesting beyond any stack is too deep, and a faulty value below the limit i
   expect(outcome({ x: { type: "json" } }, "put", { x: faulty })).toEqual(refused);
 });
 
+test("of required fields that are too deep it is said that they are, not that they are missing", () => {
+  let deep: unknown = 1;
+  for (let at = 0; at < 40; at++) deep = [deep];
+  const declared: Record<string, Field> = { x: { type: "json" }, y: { type: "json" } };
+  expect(outcome(declared, "put", { x: deep, y: deep })).toEqual({ code: "too_deep", field: "x" });
+});
+
 test("what is shared within a value is looked into once for each level", () => {
   let shared: unknown = 1;
   for (let depth = 0; depth < 29; depth++) shared = [shared, shared];

@@ -8,7 +8,7 @@ import { schema } from "../support/schema.ts";
 import { json, lost, page, problem } from "../support/script.ts";
 import { later, refused } from "../support/service.ts";
 import { type Tab, World } from "../support/tab.ts";
-import { START, turn, until } from "../support/time.ts";
+import { quiet, START, turn, until } from "../support/time.ts";
 
 let world: World;
 let tab: Tab;
@@ -247,6 +247,18 @@ describe("the app is too old, or refused", () => {
     await expect(tab.db.synchronise()).rejects.toMatchObject({ code: "forbidden" });
     expect(await tab.outbox()).toHaveLength(1);
   });
+});
+
+test("a synchronise() that is overtaken again and again comes to an end", async () => {
+  world.script.online = false;
+  const going = world.tab({ start: true });
+  await world.pass(1_000);
+  const fails = expect(going.db.synchronise()).rejects.toMatchObject({ code: "unavailable" });
+  for (let at = 0; at < 3; at++) {
+    going.db.signedIn();
+    await quiet();
+  }
+  await fails;
 });
 
 describe("clocks (I6)", () => {

@@ -85,6 +85,20 @@ test("a page that is put aside is out of its rooms, and in them again when it is
   expect(joins(0)?.at(-1)).toMatchObject({ room: ANN, state: { cursor: 1 } });
 });
 
+test("a scope that is added takes nobody's state away in the rooms of others", async () => {
+  const device = new Device();
+  const one = await world.live({ device });
+  const two = world.tab({ device, start: true });
+  await two.stands("live");
+  two.db.room("workspace:70", { cursor: 0 });
+  one.db.room("workspace:70", { cursor: 1 });
+  await quiet();
+  const before = joins(0)?.length;
+  world.script.sockets[0]?.say({ t: "scope_added", scope: "workspace:7" });
+  await quiet();
+  expect(joins(0)).toHaveLength(before ?? 0);
+});
+
 test("a room that was forbidden is entered once its scope may be read", async () => {
   const tab = await world.live();
   const [socket] = world.script.sockets;

@@ -145,6 +145,11 @@ describe("what tabs see of each other", () => {
     two.db.pause();
     await quiet();
     expect(two.db.status.value.connection).toBe("paused");
+    one.db.pause();
+    await quiet();
+    one.db.resume();
+    // It is not live before it is.
+    expect(one.db.status.value.connection).not.toBe("live");
     one.db.close();
     await world.pass(30_000);
     expect(two.db.status.value.connection).toBe("paused");
