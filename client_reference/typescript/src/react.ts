@@ -16,9 +16,10 @@ import {
 import type { Members } from "./protocol/clientRooms.ts";
 import type { Json } from "./protocol/model.ts";
 import type { Letter, Letters } from "./store/letters.ts";
+import type { Outgoing } from "./store/outbox.ts";
 import type { Presence, Room, Said } from "./sync/rooms.ts";
 import type { Observed, Status } from "./sync/status.ts";
-import type { Database, Outgoing, Tidemark } from "./tidemark.ts";
+import type { Database, Tidemark } from "./tidemark.ts";
 
 const Context = createContext<Tidemark | null>(null);
 

@@ -5,11 +5,11 @@ import { Dexie, type DexieOptions, liveQuery, type PromiseExtended, type Table }
 import { askForPush, tagOf } from "./background.ts";
 import { TidemarkError } from "./errors.ts";
 import { watchPage } from "./page.ts";
-import type { Fields, Json } from "./protocol/model.ts";
+import type { Json } from "./protocol/model.ts";
 import type { Schema, TableTypes } from "./schema.ts";
 import { Capture } from "./store/capture.ts";
 import { type Letter, Letters } from "./store/letters.ts";
-import { Outbox, type Waiting } from "./store/outbox.ts";
+import { Outbox, type Outgoing, type Waiting } from "./store/outbox.ts";
 import { STORES } from "./store/records.ts";
 import { Replica } from "./store/replica.ts";
 import { Store } from "./store/store.ts";
@@ -18,7 +18,7 @@ import { Engine } from "./sync/engine.ts";
 import { problemOf } from "./sync/faults.ts";
 import type { Peer, Report } from "./sync/peer.ts";
 import { Desk, type Room, Rooms } from "./sync/rooms.ts";
-import { Server } from "./sync/server.ts";
+import { type JournalEvent, Server } from "./sync/server.ts";
 import { AT_REST, call, type Observed, type Standing, type Status, Watched } from "./sync/status.ts";
 import { browser, type Surroundings } from "./sync/surroundings.ts";
 import { type Message, Tabs } from "./sync/tabs.ts";
@@ -77,39 +77,6 @@ export type Database<T> = Tidemark & {
 /** Open the database of an app: plain Dexie, and synchronised. */
 export function tidemark<T>(options: Options<T>): Database<T> {
   return new Tidemark(options as Options<unknown>) as Database<T>;
-}
-
-/** One mutation that the service has not answered yet. */
-export interface Outgoing {
-  readonly seq: number;
-  readonly op: "put" | "patch" | "delete";
-  readonly scope: string;
-  readonly entity: string;
-  readonly row: string;
-  readonly fields: Fields | null;
-  /** When it was made (the device's own ms). */
-  readonly made: number;
-}
-
-/** One event of the journal (SPEC 7): a write's fate, who made it and when, what it overwrote, what won over it. */
-export interface JournalEvent {
-  readonly id: string;
-  readonly time: string;
-  readonly scope: string;
-  readonly outcome: "applied" | "superseded" | "rejected" | "member";
-  readonly op: string | null;
-  readonly entity: string | null;
-  readonly row: string | null;
-  readonly at: string | null;
-  readonly user: string | null;
-  readonly client: string | null;
-  readonly set: readonly string[] | null;
-  readonly overwrote: Fields | null;
-  readonly values: Fields | null;
-  readonly won: Readonly<Record<string, string>> | null;
-  readonly reason: string | null;
-  readonly error: { readonly code: string; readonly message: string; readonly field: string | null } | null;
-  readonly by: string | null;
 }
 
 /** Dexie, and what synchronisation adds to it; `tidemark()` opens one with typed tables. */
@@ -195,7 +162,7 @@ export class Tidemark extends Dexie {
 
   /** Who wrote a row and when, what won and what was overwritten, newest first; asks the service. */
   async history(entity: string, row: string, limit = 100): Promise<JournalEvent[]> {
-    return (await this.#peer.server.events<JournalEvent>({ entity, row, limit: `${limit}` })).events;
+    return (await this.#peer.server.events({ entity, row, limit: `${limit}` })).events;
   }
 
   /**

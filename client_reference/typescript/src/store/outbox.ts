@@ -2,10 +2,23 @@
 
 import { MAX_MUTATIONS } from "../generated/codes.ts";
 import type { PushResponse, VerdictError } from "../generated/messages.ts";
-import { batch, type Pending, restamp, type Settled, settle } from "../protocol/outbox.ts";
+import type { Fields } from "../protocol/model.ts";
+import { batch, type Op, type Pending, restamp, type Settled, settle } from "../protocol/outbox.ts";
 import { park, pendingIn, QUEUED, remove } from "./park.ts";
 import { LETTERS, META, OUTBOX, type OutboxRecord, type ReplicaRecord, SCOPE, type ScopeRecord } from "./records.ts";
 import type { Inside, Store } from "./store.ts";
+
+/** One mutation that the service has not answered yet. */
+export interface Outgoing {
+  readonly seq: number;
+  readonly op: Op;
+  readonly scope: string;
+  readonly entity: string;
+  readonly row: string;
+  readonly fields: Fields | null;
+  /** When it was made (the device's own ms). */
+  readonly made: number;
+}
 
 /** How many wait, and since when (the device's own ms). */
 export interface Waiting {

@@ -3,6 +3,7 @@
 import { REQUEST_REMEDIES, type RequestCode } from "../generated/codes.ts";
 import type { PullRequest, PullResponse, PushResponse, Run, Trailer } from "../generated/messages.ts";
 import { isReading } from "../protocol/clock.ts";
+import type { Fields } from "../protocol/model.ts";
 import { type Pending, wire } from "../protocol/outbox.ts";
 import { NeedsAuth, Refused, Temporary, TooMuch, Upgrade } from "./faults.ts";
 import type { Surroundings } from "./surroundings.ts";
@@ -36,6 +37,27 @@ export interface Who {
 
 /** What is asked for: of a row's history, of a page of the journal. */
 export type Query = Record<string, string>;
+
+/** One event of the journal (SPEC 7): a write's fate, who made it and when, what it overwrote, what won over it. */
+export interface JournalEvent {
+  readonly id: string;
+  readonly time: string;
+  readonly scope: string;
+  readonly outcome: "applied" | "superseded" | "rejected" | "member";
+  readonly op: string | null;
+  readonly entity: string | null;
+  readonly row: string | null;
+  readonly at: string | null;
+  readonly user: string | null;
+  readonly client: string | null;
+  readonly set: readonly string[] | null;
+  readonly overwrote: Fields | null;
+  readonly values: Fields | null;
+  readonly won: Readonly<Record<string, string>> | null;
+  readonly reason: string | null;
+  readonly error: { readonly code: string; readonly message: string; readonly field: string | null } | null;
+  readonly by: string | null;
+}
 
 export class Server {
   readonly #base: string;
@@ -105,7 +127,7 @@ export class Server {
   }
 
   /** A page of the journal (SPEC 7). */
-  async events<Event>(query: Query): Promise<{ events: Event[]; next: string | null }> {
+  async events(query: Query): Promise<{ events: JournalEvent[]; next: string | null }> {
     return json(await this.#authorized(`sync/events?${new URLSearchParams(query)}`, {}, null));
   }
 
