@@ -11,7 +11,7 @@ import type { Surroundings } from "../../src/sync/surroundings.ts";
 import { type Database, type Options, tidemark } from "../../src/tidemark.ts";
 import { Device, type Life } from "./device.ts";
 import { schema, type Tables } from "./schema.ts";
-import { Script, token, URL } from "./script.ts";
+import { Script, type ScriptedSocket, token, URL } from "./script.ts";
 import { Service } from "./service.ts";
 import { chance, quiet, Time, until } from "./time.ts";
 
@@ -56,6 +56,21 @@ export class World {
       await quiet(4);
     }
     await quiet();
+  }
+
+  /** The newest connection. */
+  get last(): ScriptedSocket {
+    return this.script.sockets.at(-1) as ScriptedSocket;
+  }
+
+  /** Let time go by until another connection is there. */
+  async another(): Promise<ScriptedSocket> {
+    const count = this.script.sockets.length;
+    await until(
+      () => this.script.sockets.length > count,
+      () => this.time.pass(50),
+    );
+    return this.last;
   }
 
   end(): void {

@@ -2,7 +2,7 @@
 
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { id } from "../support/local.ts";
-import { problem, type ScriptedSocket } from "../support/script.ts";
+import { problem } from "../support/script.ts";
 import { type Tab, type Wishes, World } from "../support/tab.ts";
 import { quiet, until } from "../support/time.ts";
 
@@ -17,22 +17,12 @@ const theirs = (number: number, title: string) =>
   world.service.write(ANN, "put", "notes", id(number), { title, labels: {} });
 const shows = (tab: Tab, ...titles: string[]) =>
   until(async () => String((await tab.db.notes.orderBy("id").toArray()).map(({ title }) => title)) === String(titles));
-const last = () => world.script.sockets.at(-1) as ScriptedSocket;
-/** Let time go by until another socket is there. */
-async function another(): Promise<ScriptedSocket> {
-  const count = world.script.sockets.length;
-  await until(
-    () => world.script.sockets.length > count,
-    () => world.time.pass(50),
-  );
-  return last();
-}
 
 describe("where no websocket is to be had", () => {
   async function hopeless(wishes: Wishes = {}): Promise<Tab> {
     const tab = world.tab({ start: true, ...wishes });
     (await world.script.connection(1)).end(null);
-    (await another()).end(null);
+    (await world.another()).end(null);
     await until(() => world.script.pulls.some(({ wait }) => wait === 25));
     return tab;
   }
@@ -53,12 +43,12 @@ describe("where no websocket is to be had", () => {
 
   test("a websocket that gets through ends the polling", async () => {
     const tab = await hopeless();
-    await (await another()).welcome();
+    await (await world.another()).welcome();
     await tab.stands("live");
     await quiet();
     const polls = world.script.pulls.filter(({ wait }) => wait).length;
     theirs(1, "a");
-    last().bring("ann", ANN, 0);
+    world.last.bring("ann", ANN, 0);
     await shows(tab, "a");
     await quiet();
     expect(world.script.pulls.filter(({ wait }) => wait).length).toBe(polls);

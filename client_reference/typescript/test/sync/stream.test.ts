@@ -3,7 +3,7 @@
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { millisOf, reading } from "../../src/protocol/clock.ts";
 import { id } from "../support/local.ts";
-import { held, problem, type ScriptedSocket, token } from "../support/script.ts";
+import { held, problem, token } from "../support/script.ts";
 import { type Tab, World } from "../support/tab.ts";
 import { quiet, START, until } from "../support/time.ts";
 
@@ -18,25 +18,15 @@ const theirs = (number: number, title: string) =>
   world.service.write(ANN, "put", "notes", id(number), { title, labels: {} });
 const shows = (tab: Tab, ...titles: string[]) =>
   until(async () => String((await tab.db.notes.orderBy("id").toArray()).map(({ title }) => title)) === String(titles));
-const last = () => world.script.sockets.at(-1) as ScriptedSocket;
-/** Let time go by until another socket is there. */
-async function another(): Promise<ScriptedSocket> {
-  const count = world.script.sockets.length;
-  await until(
-    () => world.script.sockets.length > count,
-    () => world.time.pass(50),
-  );
-  return last();
-}
 
 describe("connecting", () => {
   test("a tab catches up over HTTP, then opens the stream with what it holds", async () => {
     theirs(1, "a");
     const tab = await world.live();
-    expect(last().url).toBe("ws://service.test/sync/stream");
-    expect(last().protocol).toBe("tidemark.v1");
+    expect(world.last.url).toBe("ws://service.test/sync/stream");
+    expect(world.last.protocol).toBe("tidemark.v1");
     const { client } = await tab.replica();
-    expect(last().sent[0]).toMatchObject({
+    expect(world.last.sent[0]).toMatchObject({
       t: "hello",
       client,
       schema: 3,
@@ -49,7 +39,7 @@ describe("connecting", () => {
   test("pause closes the stream and sends no more, and resume goes on", async () => {
     const tab = await world.live();
     tab.db.pause();
-    expect(last().closed).toBe(true);
+    expect(world.last.closed).toBe(true);
     expect(tab.db.status.value.connection).toBe("paused");
     await tab.db.notes.add({ title: "a" });
     world.time.pass(60_000);
@@ -142,8 +132,8 @@ describe("pushing", () => {
       () => world.time.pass(5),
     );
     world.service.renew("other", [ANN]);
-    last().end(1012);
-    await (await another()).welcome();
+    world.last.end(1012);
+    await (await world.another()).welcome();
     await shows(tab, "mine");
     release();
     await until(async () => (await tab.outbox()).length === 0);
@@ -188,7 +178,7 @@ describe("pushing", () => {
     await tab.db.notes.add({ title: "a" });
     world.time.pass(5);
     await tab.stands("needs-upgrade");
-    expect(last().closed).toBe(true);
+    expect(world.last.closed).toBe(true);
     expect(await tab.outbox()).toHaveLength(1);
     world.time.pass(50_000);
     await quiet();
@@ -202,7 +192,7 @@ describe("pushing", () => {
     world.time.pass(5);
     await tab.stands("needs-upgrade");
     await world.pass(60_000, 5_000);
-    await (await another()).welcome();
+    await (await world.another()).welcome();
     await tab.settled();
     expect(tab.db.status.value).toMatchObject({ connection: "live", problem: null });
     expect(world.service.rows(ANN).size).toBe(1);
@@ -213,13 +203,13 @@ describe("frames", () => {
   test("changes are applied as they come, and pending edits stay on top (I35)", async () => {
     const tab = await world.live();
     theirs(1, "a");
-    last().bring("ann", ANN, 0);
+    world.last.bring("ann", ANN, 0);
     await shows(tab, "a");
     const { answer, release } = held(world.script.model);
     world.script.answers.push.push(answer);
     await tab.db.notes.update(id(1), { title: "mine" });
     world.service.write(ANN, "patch", "notes", id(1), { body: "theirs" });
-    last().bring("ann", ANN, 1);
+    world.last.bring("ann", ANN, 1);
     await until(async () => (await tab.db.notes.get(id(1)))?.body === "theirs");
     expect(await tab.db.notes.get(id(1))).toMatchObject({ title: "mine" });
     release();
@@ -230,7 +220,7 @@ describe("frames", () => {
     await tab.db.notes.add({ id: id(1), title: "a" });
     world.time.pass(5);
     await until(() => world.script.pushes.length === 1 && world.service.head(ANN) === 1);
-    last().bring("ann", ANN, 0);
+    world.last.bring("ann", ANN, 0);
     await until(async () => (await tab.outbox()).length === 0);
     await shows(tab, "a");
   });
@@ -240,7 +230,7 @@ describe("frames", () => {
     const pulls = world.script.pulls.length;
     theirs(1, "a");
     theirs(2, "b");
-    last().bring("ann", ANN, 1);
+    world.last.bring("ann", ANN, 1);
     await shows(tab, "a", "b");
     expect(world.script.pulls.length).toBe(pulls + 1);
   });
@@ -248,7 +238,7 @@ describe("frames", () => {
   test("behind leads to a pull", async () => {
     const tab = await world.live();
     const head = theirs(1, "a");
-    last().say({ t: "behind", scope: ANN, head });
+    world.last.say({ t: "behind", scope: ANN, head });
     await shows(tab, "a");
   });
 
@@ -256,13 +246,13 @@ describe("frames", () => {
     const tab = await world.live();
     theirs(1, "a");
     // A pull because of another scope brings this one, too.
-    last().say({ t: "behind", scope: "user:other", head: 9 });
+    world.last.say({ t: "behind", scope: "user:other", head: 9 });
     await shows(tab, "a");
     const clock = reading(world.time.now, 0, "0".repeat(16));
     const stale = { scope: ANN, from: 0, to: 0, head: 0, watermark: "older.0.0.3", changes: [], reset: true };
-    last().say({ t: "changes", ...stale, clock });
+    world.last.say({ t: "changes", ...stale, clock });
     theirs(2, "b");
-    last().bring("ann", ANN, 1);
+    world.last.bring("ann", ANN, 1);
     await shows(tab, "a", "b");
     expect((await tab.scopes())[0]).toMatchObject({ to: 2, highest: 2 });
     expect(world.script.pulls.length).toBe(2);
@@ -271,11 +261,11 @@ describe("frames", () => {
   test("a frame repeated or overtaken changes nothing (I34)", async () => {
     const tab = await world.live();
     theirs(1, "a");
-    last().bring("ann", ANN, 0);
+    world.last.bring("ann", ANN, 0);
     await shows(tab, "a");
     world.service.write(ANN, "patch", "notes", id(1), { title: "b" });
-    last().bring("ann", ANN, 1);
-    last().bring("ann", ANN, 1);
+    world.last.bring("ann", ANN, 1);
+    world.last.bring("ann", ANN, 1);
     await shows(tab, "b");
     const [scope] = await tab.scopes();
     expect(scope).toMatchObject({ to: 2, highest: 2 });
@@ -288,7 +278,7 @@ describe("frames", () => {
     const tab = await world.live();
     await until(async () => (await tab.db.tasks.count()) === 1);
     await tab.db.tasks.update(id(1), { title: "mine" });
-    last().say({ t: "scope_revoked", scope: "workspace:1" });
+    world.last.say({ t: "scope_revoked", scope: "workspace:1" });
     await until(async () => (await tab.db.tasks.count()) === 0);
     expect(await tab.db.rejected.list()).toMatchObject([{ code: "revoked" }]);
   });
@@ -297,8 +287,8 @@ describe("frames", () => {
     const tab = await world.live();
     world.service.members = { ann: ["workspace:1"] };
     world.service.write("workspace:1", "put", "tasks", id(1), { title: "a" });
-    last().say({ t: "scope_added", scope: "workspace:1" });
-    last().bring("ann", "workspace:1", 0);
+    world.last.say({ t: "scope_added", scope: "workspace:1" });
+    world.last.bring("ann", "workspace:1", 0);
     await until(async () => (await tab.db.tasks.count()) === 1);
   });
 
@@ -306,7 +296,7 @@ describe("frames", () => {
     const tab = await world.live();
     theirs(1, "a");
     const { runs, trailer } = world.service.pull("ann", { schema: 3, watermark: { [ANN]: "epoch.0.0.3" } });
-    for (const run of runs) last().say({ t: "changes", ...run, changes: [], clock: trailer.clock });
+    for (const run of runs) world.last.say({ t: "changes", ...run, changes: [], clock: trailer.clock });
     await until(() => tab.reports.length === 1);
     await shows(tab, "a");
     expect(tab.reports).toMatchObject([{ code: "digest" }]);
@@ -314,11 +304,11 @@ describe("frames", () => {
 
   test("frames that are none, or of a kind of later versions, are ignored", async () => {
     const tab = await world.live();
-    last().say("no JSON");
-    last().say('{"t": "weather", "rain": true}');
-    last().say('{"t": "changes"}');
+    world.last.say("no JSON");
+    world.last.say('{"t": "weather", "rain": true}');
+    world.last.say('{"t": "changes"}');
     theirs(1, "a");
-    last().bring("ann", ANN, 0);
+    world.last.bring("ann", ANN, 0);
     await shows(tab, "a");
     expect(tab.db.status.value.connection).toBe("live");
   });
@@ -327,17 +317,17 @@ describe("frames", () => {
 describe("losing the connection", () => {
   test("a closed stream is opened again after a while, with what was missed", async () => {
     const tab = await world.live();
-    last().end(1012);
+    world.last.end(1012);
     expect(tab.db.status.value.connection).toBe("connecting");
     theirs(1, "a");
-    await (await another()).welcome();
+    await (await world.another()).welcome();
     await tab.stands("live");
     await shows(tab, "a");
   });
 
   test("a server that asks to stay away is left alone that long (I45)", async () => {
     await world.live();
-    last().end(1012, "retry 20000 ms; the server is going away");
+    world.last.end(1012, "retry 20000 ms; the server is going away");
     world.time.pass(19_900);
     await quiet();
     expect(world.script.sockets).toHaveLength(1);
@@ -349,9 +339,9 @@ describe("losing the connection", () => {
     await world.live();
     await quiet();
     world.time.pass(25_000);
-    expect(last().sent.at(-1)).toMatchObject({ t: "ping" });
+    expect(world.last.sent.at(-1)).toMatchObject({ t: "ping" });
     world.time.pass(25_000);
-    expect(last().closed).toBe(true);
+    expect(world.last.closed).toBe(true);
   });
 
   test("a network that goes is offline at once, and its return connects at once", async () => {
@@ -359,7 +349,7 @@ describe("losing the connection", () => {
     const tab = await world.live({ around: { window: window as Window } });
     window.dispatchEvent(new Event("offline"));
     expect(tab.db.status.value.connection).toBe("offline");
-    expect(last().closed).toBe(true);
+    expect(world.last.closed).toBe(true);
     await tab.db.notes.add({ title: "a" });
     window.dispatchEvent(new Event("online"));
     await (await world.script.connection(2)).welcome();
@@ -377,7 +367,7 @@ describe("losing the connection", () => {
       () => world.time.pass(5),
     );
     world.script.online = true;
-    await (await another()).welcome();
+    await (await world.another()).welcome();
     await tab.settled();
     expect(world.service.rows(ANN).size).toBe(1);
   });
@@ -388,7 +378,7 @@ describe("losing the connection", () => {
     [4400, "refused"],
   ] as const)("a close with %i is no lost connection: %s", async (code, connection) => {
     const tab = await world.live();
-    last().end(code, "no");
+    world.last.end(code, "no");
     await tab.stands(connection);
     world.time.pass(code === 4409 ? 50_000 : 600_000);
     await quiet();
@@ -402,10 +392,10 @@ describe("tokens and users", () => {
     const tab = await world.live({ fetchToken: async () => token("ann", expires()) });
     for (let at = 0; at < 13; at++) {
       world.time.pass(20_000);
-      last().say({ t: "pong", clock: world.service.clock() });
+      world.last.say({ t: "pong", clock: world.service.clock() });
       await quiet(5);
     }
-    const auth = last().sent.filter(({ t }) => t === "auth");
+    const auth = world.last.sent.filter(({ t }) => t === "auth");
     expect(auth).toHaveLength(1);
     expect(world.script.sockets).toHaveLength(1);
     expect(tab.db.status.value.connection).toBe("live");
@@ -414,8 +404,8 @@ describe("tokens and users", () => {
   test("a close with 4401 asks for a fresh token and connects again", async () => {
     const tab = await world.live();
     const before = tab.asked;
-    last().end(4401, "token expired");
-    await (await another()).welcome();
+    world.last.end(4401, "token expired");
+    await (await world.another()).welcome();
     await tab.stands("live");
     expect(tab.asked).toBeGreaterThan(before);
   });
@@ -428,7 +418,7 @@ describe("tokens and users", () => {
     );
     tab.user = "ann";
     tab.db.signedIn();
-    await (await another()).welcome();
+    await (await world.another()).welcome();
     await tab.stands("live");
     await tab.db.notes.add({ title: "a" });
     await tab.settled();
