@@ -47,12 +47,14 @@ describe("the four rules (I34)", () => {
 
   test("what a replacement of several pages takes away is shown until the last of them has come", async () => {
     await local.apply(ANN, [note(id(1), 1), note(id(2), 2), note(id(3), 3)]);
+    await local.notes.update(id(1), { title: "sent" });
+    await local.answer({}, 4);
     await local.notes.update(id(3), { title: "mine" });
     const reset = { from: 0, head: 9, reset: true };
     await local.apply(ANN, [note(id(2), 5, { title: "two" })], { ...reset, to: 5 }, true);
-    expect(await titles()).toEqual({ [id(1)]: "t", [id(2)]: "two", [id(3)]: "mine" });
+    expect(await titles()).toEqual({ [id(1)]: "sent", [id(2)]: "two", [id(3)]: "mine" });
     await local.apply(ANN, [note(id(3), 7)], { from: 5, to: 7, head: 9 });
-    expect(await titles()).toEqual({ [id(1)]: "t", [id(2)]: "two", [id(3)]: "mine" });
+    expect(await titles()).toEqual({ [id(1)]: "sent", [id(2)]: "two", [id(3)]: "mine" });
     await local.apply(ANN, [note(id(4), 9)], { from: 7, to: 9, head: 9 });
     expect(await titles()).toEqual({ [id(2)]: "two", [id(3)]: "mine", [id(4)]: "t" });
     const { computed, kept } = await local.verify(ANN);

@@ -199,6 +199,17 @@ describe("pushing", () => {
   });
 });
 
+test("what is written into a scope that is not kept here is sent, and gone once it is applied", async () => {
+  world.service.members = { ann: ["workspace:7"] };
+  const tab = await world.live({ scopes: ["workspace:7"] });
+  await tab.db.notes.add({ title: "a" });
+  // Too short a time for another pull.
+  await world.pass(1_000);
+  expect(await tab.outbox()).toEqual([]);
+  expect(await tab.db.notes.count()).toBe(0);
+  expect(world.service.rows(ANN).size).toBe(1);
+});
+
 describe("frames", () => {
   test("changes are applied as they come, and pending edits stay on top (I35)", async () => {
     const tab = await world.live();
