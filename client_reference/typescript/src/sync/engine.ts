@@ -369,12 +369,12 @@ export class Engine {
 
   /** The attempt, or the connection, has come to nothing. */
   #failed(fault: unknown): void {
-    this.#note(fault);
     if (isFinal(fault)) {
       this.#stopped(fault instanceof Refused ? "forbidden" : "upgrade", (fault as Error).message);
       if (!(fault instanceof Upgrade || fault instanceof Refused)) this.#hearing.outdated();
       return;
     }
+    this.#note(fault);
     if (this.#stream.state === "resting") this.#stream.start(this.#now());
     this.#do(this.#stream.closed(null, "", this.#now(), this.#peer.around.random()));
     // That nothing can be had does not mean that nothing can be given.

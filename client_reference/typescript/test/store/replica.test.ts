@@ -61,6 +61,14 @@ describe("the four rules (I34)", () => {
     expect(computed).toBe(kept);
   });
 
+  test("a reset of a scope of which nothing is known takes along what was applied there before", async () => {
+    await local.notes.add({ id: id(1), title: "sent" });
+    await local.answer({}, 3);
+    await local.apply(ANN, [note(id(2), 5)], { from: 0, to: 5, head: 9, reset: true }, true);
+    await local.apply(ANN, [note(id(3), 9)], { from: 5, to: 9, head: 9 });
+    expect(Object.keys(await titles())).toEqual([id(2), id(3)]);
+  });
+
   test("a replacement that is overtaken by another one leaves no row of before behind", async () => {
     await local.apply(ANN, [note(id(1), 1), note(id(2), 2)]);
     await local.apply(ANN, [note(id(3), 5)], { from: 0, to: 5, head: 9, reset: true }, true);

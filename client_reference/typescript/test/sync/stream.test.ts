@@ -185,6 +185,23 @@ describe("pushing", () => {
     expect(world.script.pushes).toHaveLength(1);
   });
 
+  test("while a service is asked again that has not risen, the app goes on saying needs-upgrade", async () => {
+    const tab = await world.live();
+    const mismatch = () => problem(409, "schema_mismatch");
+    world.script.answers.push.push(mismatch());
+    await tab.db.notes.add({ title: "a" });
+    world.time.pass(5);
+    await tab.stands("needs-upgrade");
+    const told = new Set<string>();
+    tab.db.status.subscribe(() => told.add(tab.db.status.value.connection));
+    world.script.answers.push.push(mismatch(), mismatch());
+    world.script.answers.pull.push(mismatch(), mismatch());
+    const asked = world.script.requests.length;
+    await world.pass(61_000, 1_000);
+    expect(world.script.requests.length).toBeGreaterThan(asked);
+    expect([...told]).toEqual(["needs-upgrade"]);
+  });
+
   test("a service that rises after its app is found out within a minute", async () => {
     const tab = await world.live();
     world.script.answers.push.push(problem(409, "schema_mismatch"));
